@@ -1,0 +1,240 @@
+"""What a policy observes, predicts and is made of: typed, and cross-checked when it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, to_ns
+
+STATE_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
+STATE_STREAM = {'ee_position': EE_POSE, 'ee_rotation': EE_POSE, 'gripper': GRIPPER}
+ACTION_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} is {value!r}, expected one of {", ".join(choices)}')
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f'{name} is {value}, expected more than 0')
+
+
+@dataclass(frozen=True)
+class CameraSpec:
+    """
+    One camera, as its topic carries it and as the network sees it.
+
+    Attributes:
+        name: stream and topic prefix, `<name>/image_raw`.
+        source_height, source_width: pixels of the messages that the training images came from.
+        height, width: pixels that control/images.py scales them to.
+    """
+
+    name: str
+    source_height: int
+    source_width: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        _positive(source_height=self.source_height, source_width=self.source_width,
+                  height=self.height, width=self.width)
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """Cameras and state parts, in the order in which the network's input holds them."""
+
+    cameras: tuple[CameraSpec, ...]
+    state: tuple[str, ...] = ('ee_position', 'gripper')
+
+    def __post_init__(self) -> None:
+        for part in self.state:
+            _one_of('observation.state', part, tuple(STATE_PARTS))
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) != len(names) or len(set(self.state)) != len(self.state):
+            raise ValueError(f'observation: a part is named twice in {names} {list(self.state)}')
+        if not self.cameras and not self.state:
+            raise ValueError('observation: it has neither cameras nor state')
+
+    @property
+    def state_dim(self) -> int:
+        return sum(STATE_PARTS[part] for part in self.state)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """
+    What is predicted.
+
+    Attributes:
+        parts: ordered parts of an action.
+        target: `relative` to the end-effector's pose at the observation's time, `absolute` in the
+            base frame, or `delta`: each step's difference from the step before it, the first
+            executed step's from the measured pose.
+    """
+
+    parts: tuple[str, ...] = ('ee_position', 'gripper')
+    target: str = 'relative'
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            _one_of('action.parts', part, tuple(ACTION_PARTS))
+        if 'ee_position' not in self.parts or len(set(self.parts)) != len(self.parts):
+            raise ValueError(f'action.parts is {list(self.parts)}, expected each part once '
+                             'and ee_position among them')
+        _one_of('action.target', self.target, ('relative', 'absolute', 'delta'))
+
+    @property
+    def dim(self) -> int:
+        return sum(ACTION_PARTS[part] for part in self.parts)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """
+    ResNet-18 with GroupNorm, one a camera.
+
+    Attributes:
+        base_width: channels of the first stage; 64 is the paper's ResNet-18, 16 a quarter of it.
+        crop_height, crop_width: pixels of the crop, random in training, central in use.
+        pooling: `spatial_softmax` or `average`.
+        n_keypoints: key points of the spatial softmax.
+    """
+
+    base_width: int = 64
+    crop_height: int = 84
+    crop_width: int = 84
+    pooling: str = 'spatial_softmax'
+    n_keypoints: int = 32
+
+    def __post_init__(self) -> None:
+        _one_of('vision.pooling', self.pooling, ('spatial_softmax', 'average'))
+        _positive(crop_height=self.crop_height, crop_width=self.crop_width,
+                  n_keypoints=self.n_keypoints)
+        if self.base_width % 16 or self.base_width <= 0:
+            raise ValueError(f'vision.base_width is {self.base_width}, expected a multiple of 16 '
+                             '(GroupNorm has one group for 16 channels)')
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """Conditional 1-D U-Net (Chi et al. 2023, section III-A)."""
+
+    down_dims: tuple[int, ...] = (64, 128, 256)
+    kernel_size: int = 5
+    n_groups: int = 8
+    diffusion_step_embed_dim: int = 128
+
+    def __post_init__(self) -> None:
+        _positive(kernel_size=self.kernel_size, n_groups=self.n_groups,
+                  diffusion_step_embed_dim=self.diffusion_step_embed_dim)
+        if not self.down_dims or self.kernel_size % 2 == 0:
+            raise ValueError(f'unet: down_dims is {list(self.down_dims)} and kernel_size '
+                             f'{self.kernel_size}, expected at least one width and an odd kernel')
+        for width in self.down_dims:
+            if width % self.n_groups:
+                raise ValueError(f'unet.down_dims has {width}, expected a multiple of '
+                                 f'n_groups {self.n_groups}')
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise schedule of training, and the sampler in use."""
+
+    num_train_timesteps: int = 100
+    beta_schedule: str = 'squaredcos_cap_v2'
+    prediction_type: str = 'epsilon'
+    clip_sample: bool = True
+    sampler: str = 'ddim'
+    num_inference_steps: int = 16
+
+    def __post_init__(self) -> None:
+        _one_of('noise.beta_schedule', self.beta_schedule, ('squaredcos_cap_v2',))
+        _one_of('noise.prediction_type', self.prediction_type, ('epsilon',))
+        _one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
+        _positive(num_inference_steps=self.num_inference_steps)
+        if self.num_inference_steps > self.num_train_timesteps:
+            raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected at '
+                             f'most num_train_timesteps {self.num_train_timesteps}')
+        if self.sampler == 'ddpm' and self.num_inference_steps != self.num_train_timesteps:
+            raise ValueError('noise: ddpm takes every step, so num_inference_steps '
+                             f'{self.num_inference_steps} must be num_train_timesteps '
+                             f'{self.num_train_timesteps}')
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """
+    All that a checkpoint says about itself: the only source of cameras, sizes, horizons and rate.
+
+    Attributes:
+        n_obs_steps: To, observed steps.
+        horizon: Tp, predicted steps.
+        n_action_steps: Ta, executed steps.
+        dt_s: seconds between two steps, of observations and of actions alike.
+        network: `unet`.
+        renderer: name of sim/'s picture settings that the images were made with; empty for hardware.
+        task: what it was trained for, as a name.
+    """
+
+    observation: ObservationSpec
+    action: ActionSpec = field(default_factory=ActionSpec)
+    n_obs_steps: int = 2
+    horizon: int = 8
+    n_action_steps: int = 4
+    dt_s: float = 0.05
+    network: str = 'unet'
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    unet: UnetConfig = field(default_factory=UnetConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    renderer: str = ''
+    task: str = ''
+
+    def __post_init__(self) -> None:
+        _positive(n_obs_steps=self.n_obs_steps, horizon=self.horizon,
+                  n_action_steps=self.n_action_steps, dt_s=self.dt_s)
+        _one_of('network', self.network, ('unet',))
+        if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
+            raise ValueError(f'n_obs_steps {self.n_obs_steps} - 1 + n_action_steps '
+                             f'{self.n_action_steps} is more than horizon {self.horizon}')
+        halvings = 2 ** (len(self.unet.down_dims) - 1)
+        if self.horizon % halvings:
+            raise ValueError(f'horizon is {self.horizon}, expected a multiple of {halvings} for '
+                             f'{len(self.unet.down_dims)} U-Net stages')
+        for camera in self.observation.cameras:
+            if self.vision.crop_height > camera.height or self.vision.crop_width > camera.width:
+                raise ValueError(
+                    f'vision crop {self.vision.crop_height}x{self.vision.crop_width} is larger than '
+                    f'camera {camera.name} {camera.height}x{camera.width}')
+
+    @property
+    def dt_ns(self) -> int:
+        return to_ns(self.dt_s)
+
+    @property
+    def n_chunk_points(self) -> int:
+        """Points that are published: Tp - To + 1, from the observation's own step on."""
+        return self.horizon - self.n_obs_steps + 1
+
+    @property
+    def chunk_period_ns(self) -> int:
+        """Time between two chunks, Ta * dt."""
+        return self.n_action_steps * self.dt_ns
+
+    @property
+    def latency_budget_s(self) -> float:
+        """How late the next chunk may come before the reserve is used up."""
+        return (self.n_chunk_points - self.n_action_steps) * self.dt_s
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Every stream that a window must hold: cameras first, then the state's."""
+        needed = {STATE_STREAM[part] for part in self.observation.state}
+        if self.action.target != 'absolute':
+            needed.add(EE_POSE)
+        cameras = tuple(camera.name for camera in self.observation.cameras)
+        return cameras + tuple(name for name in (EE_POSE, GRIPPER) if name in needed)
