@@ -8,8 +8,9 @@ One legend of letters serves the whole package:
     C   channels                  Ta  executed steps (`n_action_steps`)
     Da  action dimension          T   points of a chunk
 
-Units are SI. `stamp_ns` is ROS time (a message's header.stamp), `now_ns` is the node's ROS time and
-`steady_ns` the steady clock, all as integer nanoseconds. Quaternions are (x, y, z, w) and unit length.
+Units are SI. `stamp_ns` is ROS time (a message's header.stamp), `now_ns` is the node's ROS time
+and `steady_ns` the steady clock, all as integer nanoseconds. Quaternions are (x, y, z, w) and of
+unit length.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Chunk:
         offsets_ns: (T,) int64, strictly increasing, the first 0 for a policy's chunk.
         position: (T, 3) float64, absolute end-effector targets in metres in `frame_id`.
         quaternion: (T, 4) float64, or None where no rotation is predicted.
-        gripper: (T,) float64 closing effort from -1 (open) to 1 (closed), or None without a gripper.
+        gripper: (T,) float64 closing effort from -1 (open) to 1 (closed), None without a gripper.
         frame_id: frame of the targets.
     """
 

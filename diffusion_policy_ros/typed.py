@@ -1,4 +1,4 @@
-"""Plain mappings (YAML, JSON) to frozen dataclasses and back; every field is checked at the door."""
+"""Plain mappings (YAML, JSON) to frozen dataclasses and back, every field checked at the door."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar('T')
 
 
 def _as_float(value: Any) -> Any:
-    """Accept YAML's integers, and its `1e-4` that YAML 1.1 reads as a string, where a float is asked for."""
+    """Accept integers for floats, and `1e-4`, which YAML 1.1 reads as a string."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str):

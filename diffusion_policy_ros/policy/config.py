@@ -158,8 +158,8 @@ class NoiseConfig:
         _one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
         _positive(num_inference_steps=self.num_inference_steps)
         if self.num_inference_steps > self.num_train_timesteps:
-            raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected at '
-                             f'most num_train_timesteps {self.num_train_timesteps}')
+            raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected '
+                             f'at most num_train_timesteps {self.num_train_timesteps}')
         if self.sampler == 'ddpm' and self.num_inference_steps != self.num_train_timesteps:
             raise ValueError('noise: ddpm takes every step, so num_inference_steps '
                              f'{self.num_inference_steps} must be num_train_timesteps '
@@ -177,7 +177,7 @@ class PolicyConfig:
         n_action_steps: Ta, executed steps.
         dt_s: seconds between two steps, of observations and of actions alike.
         network: `unet`.
-        renderer: name of sim/'s picture settings that the images were made with; empty for hardware.
+        renderer: sim/'s picture settings that the images were made with; empty for hardware.
         task: what it was trained for, as a name.
     """
 
@@ -208,8 +208,8 @@ class PolicyConfig:
         for camera in self.observation.cameras:
             if self.vision.crop_height > camera.height or self.vision.crop_width > camera.width:
                 raise ValueError(
-                    f'vision crop {self.vision.crop_height}x{self.vision.crop_width} is larger than '
-                    f'camera {camera.name} {camera.height}x{camera.width}')
+                    f'vision crop {self.vision.crop_height}x{self.vision.crop_width} is larger '
+                    f'than camera {camera.name} {camera.height}x{camera.width}')
 
     @property
     def dt_ns(self) -> int:

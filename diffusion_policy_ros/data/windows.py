@@ -1,0 +1,86 @@
+"""Which rows of a replay buffer make a window: control/horizon.py's rule, for every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_policy_ros.control.horizon import window_indices
+from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
+
+
+@dataclass(frozen=True)
+class Windows:
+    """
+    One window for each row of the buffer, taken as the observation's time.
+
+    Attributes:
+        observed: (N, To) int64 rows of the observations, oldest first.
+        acted: (N, Tp) int64 rows of the targets; step i is due (i - (To - 1)) * dt after the
+            observation, beyond an episode's ends its first or last target is repeated.
+        trained: (N,) bool, false for windows with more than Ta - 1 repeated targets at the end
+            (Chi et al. 2023, the released code's `pad_after`).
+        episode: (N,) int64.
+    """
+
+    observed: np.ndarray
+    acted: np.ndarray
+    trained: np.ndarray
+    episode: np.ndarray
+
+
+def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_steps: int,
+                 dt_ns: int) -> Windows:
+    """
+    Return the windows of all rows.
+
+    Raises:
+        ValueError: dt is no multiple of the data's step, or an episode is shorter than one chunk.
+    """
+    step_ns = int(buffer.attributes['step_ns'])
+    stride, rest = divmod(dt_ns, step_ns)
+    if rest or stride < 1:
+        raise ValueError(f'dt is {dt_ns} ns, expected a multiple of the data\'s step {step_ns} ns')
+    observed, acted, trained, episode = [], [], [], []
+    lead = (np.arange(horizon) - (n_obs_steps - 1)) * stride
+    for number, rows in enumerate(buffer.episodes()):
+        length = rows.stop - rows.start
+        stamps = np.arange(length, dtype=np.int64) * step_ns
+        for row in range(length):
+            slots = window_indices(stamps, int(stamps[row]), dt_ns, n_obs_steps, dt_ns, 0)
+            observed.append(rows.start + slots)
+        steps = np.arange(length)[:, None] + lead
+        acted.append(rows.start + np.clip(steps, 0, length - 1))
+        trained.append(steps[:, -1] - (length - 1) <= (n_action_steps - 1) * stride)
+        episode.append(np.full(length, number))
+    return Windows(np.asarray(observed), np.concatenate(acted), np.concatenate(trained),
+                   np.concatenate(episode))
+
+
+def segment_starts(windows: Windows, n_windows: int, stride: int) -> np.ndarray:
+    """
+    Return (S, 2) episode and first row of every segment that holds at least one window.
+
+    A segment may begin before its episode or run over its end, so that every window, the first
+    and the last too, is in as many segments as any other.
+    """
+    starts = []
+    bounds = np.flatnonzero(np.diff(windows.episode, prepend=-1, append=windows.episode[-1] + 1))
+    for number, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        rows = np.arange(first - stride * (n_windows - 1), end)
+        starts.append(np.stack([np.full(len(rows), number), rows], axis=1))
+    return np.concatenate(starts)
+
+
+def segment_rows(windows: Windows, starts: np.ndarray, n_windows: int, stride: int) -> np.ndarray:
+    """
+    Return the rows of the trained windows in some segments, `stride` rows (one dt) apart.
+
+    Neighbouring windows share frames, so that a batch of segments has few frames to encode.
+    """
+    rows = (starts[:, 1:] + stride * np.arange(n_windows)).ravel()
+    episode = np.repeat(starts[:, 0], n_windows)
+    inside = (rows >= 0) & (rows < len(windows.episode))
+    rows, episode = rows[inside], episode[inside]
+    return rows[(windows.episode[rows] == episode) & windows.trained[rows]]
