@@ -1,0 +1,105 @@
+"""Start a node, spin it, and end it in good order; the same for every node of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import Protocol
+
+from diffusion_policy_ros.nodes.parameters import refuse_unknown
+import rclpy
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+try:
+    # A third of SingleThreadedExecutor's CPU time; Jazzy's first releases lack it.
+    from rclpy.experimental import EventsExecutor
+except ImportError:
+    EventsExecutor = SingleThreadedExecutor
+
+SPIN_TIMEOUT_S = 0.2  # how late a signal may be noticed where nothing arrives
+FINISH_TIMEOUT_S = 2.0  # longest time that a node may take for its last commands
+
+
+class Finishing(Protocol):
+    """A node that has something to send before it goes, a hold for example."""
+
+    def finish(self) -> bool:
+        """Return whether all is sent; called between spins until it is, or time is up."""
+
+
+def init(args: Sequence[str] | None = None) -> None:
+    """
+    Initialise rclpy without its signal handlers.
+
+    Its SIGINT handler shuts the context down before a node can send its last command. The wheels
+    of PyPI have no setup file to source, and find their resources through AMENT_PREFIX_PATH.
+    """
+    os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+
+
+def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """
+    Run one node until SIGINT or SIGTERM, and return the process's exit code.
+
+    A node that has a `finish` method (see `Finishing`) is spun until that returns True.
+    A ValueError while the node is made is a setting that is wrong: one line, exit code 1.
+    """
+    stopped = _StopSignals()
+    init(args)
+    node = None
+    executor = EventsExecutor()
+    try:
+        node = make_node()
+        refuse_unknown(node)
+        executor.add_node(node)
+        # EventsExecutor.spin() of Jazzy's wheels runs no callback; spin_once does.
+        while not stopped and rclpy.ok():
+            executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
+        _finish(node, executor)
+    except ValueError as error:
+        if node is not None and executor.get_nodes():
+            raise
+        print(f'{_name(node)}{error}', file=sys.stderr, flush=True)
+        return 1
+    finally:
+        executor.shutdown()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _name(node: Node | None) -> str:
+    return '' if node is None else f'{node.get_fully_qualified_name()}: '
+
+
+def _finish(node: Node, executor: Executor) -> None:
+    finish = getattr(node, 'finish', None)
+    deadline = time.monotonic() + FINISH_TIMEOUT_S
+    while finish is not None and rclpy.ok() and not finish() and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.01)
+
+
+class _StopSignals:
+    """True once SIGINT or SIGTERM came; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._received = False
+        # Only the main thread may set handlers; elsewhere (a test) the context's end stops a node.
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._received = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def __bool__(self) -> bool:
+        return self._received
