@@ -16,7 +16,7 @@ T = TypeVar('T')
 def _as_float(value: Any) -> Any:
     """Accept integers for floats, and `1e-4`, which YAML 1.1 reads as a string."""
     if isinstance(value, bool):
-        return value
+        return str(value)  # a bool would pass for a number; as text it is refused by name
     if isinstance(value, str):
         try:
             return float(value)

@@ -1,0 +1,61 @@
+import pytest
+
+from diffusion_policy_ros.policy.config import (
+    ActionSpec,
+    CameraSpec,
+    NoiseConfig,
+    ObservationSpec,
+    PolicyConfig,
+    UnetConfig,
+    VisionConfig,
+)
+
+CAMERA = CameraSpec('arm', 224, 224, 96, 96)
+
+
+def config(**changes):
+    return PolicyConfig(**{'observation': ObservationSpec((CAMERA,)), **changes})
+
+
+def test_derived_numbers_of_the_paper():
+    paper = config(n_obs_steps=2, horizon=8, n_action_steps=4, dt_s=0.0125)
+    assert paper.n_chunk_points == 7
+    assert paper.chunk_period_ns == 50_000_000
+    assert paper.latency_budget_s == pytest.approx(0.0375)
+    assert paper.action.dim == 4
+    assert paper.observation.state_dim == 4
+
+
+@pytest.mark.parametrize('state, target, streams', [
+    (('ee_position', 'gripper'), 'relative', ('arm', 'ee_pose', 'gripper')),
+    ((), 'relative', ('arm', 'ee_pose')),
+    ((), 'absolute', ('arm',)),
+    (('gripper',), 'delta', ('arm', 'ee_pose', 'gripper')),
+])
+def test_streams_are_what_state_and_target_need(state, target, streams):
+    assert config(observation=ObservationSpec((CAMERA,), state),
+                  action=ActionSpec(target=target)).streams == streams
+
+
+@pytest.mark.parametrize('build, words', [
+    (lambda: config(horizon=4), ('n_obs_steps 2', 'n_action_steps 4', 'horizon 4')),
+    (lambda: config(horizon=10), ('horizon is 10', 'multiple of 4')),
+    (lambda: config(dt_s=0.0), ('dt_s is 0.0',)),
+    (lambda: config(network='mlp'), ("network is 'mlp'", 'unet')),
+    (lambda: config(vision=VisionConfig(crop_height=100)), ('100x84', 'camera arm 96x96')),
+    (lambda: ActionSpec(target='relativ'), ("'relativ'", 'relative')),
+    (lambda: ActionSpec(parts=('gripper',)), ('ee_position',)),
+    (lambda: ObservationSpec((CAMERA, CAMERA)), ('named twice',)),
+    (lambda: ObservationSpec((CAMERA,), ('lag',)), ("'lag'",)),
+    (lambda: ObservationSpec((), ()), ('neither cameras nor state',)),
+    (lambda: VisionConfig(base_width=24), ('24', 'multiple of 16')),
+    (lambda: UnetConfig(down_dims=(64, 100)), ('100', 'n_groups 8')),
+    (lambda: NoiseConfig(num_inference_steps=101), ('101', '100')),
+    (lambda: NoiseConfig(sampler='ddpm', num_inference_steps=16), ('ddpm', '16', '100')),
+])
+def test_refuses_with_both_values(build, words):
+    with pytest.raises(ValueError) as error:
+        build()
+    for word in words:
+        assert word in str(error.value)
+    assert '\n' not in str(error.value)
