@@ -10,11 +10,12 @@ import sys
 import time
 from typing import Protocol
 
-from diffusion_policy_ros.nodes.parameters import refuse_unknown
 import rclpy
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+
+from diffusion_policy_ros.nodes.parameters import refuse_unknown
 
 try:
     # A third of SingleThreadedExecutor's CPU time; Jazzy's first releases lack it.
