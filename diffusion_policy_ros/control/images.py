@@ -1,40 +1,58 @@
-"""Camera pixels to RGB of one size: the same call in training, in evaluation and on the robot."""
+"""Camera pixels to the picture that a policy sees: the same call live, offline and in training."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-_TO_RGB = {
-    'rgb8': None,
-    'bgr8': cv2.COLOR_BGR2RGB,
-    'rgba8': cv2.COLOR_RGBA2RGB,
-    'bgra8': cv2.COLOR_BGRA2RGB,
-    'mono8': cv2.COLOR_GRAY2RGB,
+# Encoding -> index of the red, green and blue channel; None where the one channel is all three.
+CHANNELS = {
+    'rgb8': (0, 1, 2),
+    'bgr8': (2, 1, 0),
+    'rgba8': (0, 1, 2),
+    'bgra8': (2, 1, 0),
+    'mono8': None,
 }
+CHANNEL_COUNT = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1}
 
 
 def camera_image(pixels: np.ndarray, encoding: str, height: int, width: int) -> np.ndarray:
     """
     Return a camera's pixels as RGB of the size asked for.
 
+    Shrinking averages over areas (no aliasing), enlarging is bilinear, and pixels that have the size
+    already are not touched.
+
     Args:
-        pixels: (h, w[, c]) uint8.
-        encoding: of sensor_msgs/Image: rgb8, bgr8, rgba8, bgra8 or mono8.
-        height, width: pixels of the result; the area is averaged when shrinking.
+        pixels: (h, w) or (h, w, channels) uint8, without row padding.
+        encoding: `sensor_msgs/Image.encoding`: rgb8, bgr8, rgba8, bgra8 or mono8.
+        height, width: size of the result.
 
     Returns:
-        (height, width, 3) uint8 RGB.
+        (height, width, 3) uint8 RGB, contiguous; it shares memory with `pixels` where nothing had
+        to be done.
 
     Raises:
-        ValueError: for another encoding.
+        ValueError: an encoding that is not known, or pixels that do not fit it.
     """
-    if encoding not in _TO_RGB:
-        raise ValueError(f'encoding is {encoding!r}, expected one of {", ".join(_TO_RGB)}')
-    code = _TO_RGB[encoding]
-    image = pixels if code is None else cv2.cvtColor(pixels, code)
-    if image.shape[:2] == (height, width):
-        return image
-    shrinking = height <= image.shape[0] and width <= image.shape[1]
-    return cv2.resize(image, (width, height),
-                      interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    if encoding not in CHANNELS:
+        raise ValueError(f'encoding is {encoding!r}, expected one of {", ".join(CHANNELS)}')
+    pixels = np.asarray(pixels)
+    channels = CHANNEL_COUNT[encoding]
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
+        raise ValueError(f'pixels are {pixels.dtype} {pixels.shape}, expected uint8 '
+                         f'(height, width, {channels}) for {encoding}')
+    if height <= 0 or width <= 0:
+        raise ValueError(f'size asked for is {height}x{width}, expected at least 1x1')
+    if pixels.shape[:2] != (height, width):
+        shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+        pixels = cv2.resize(np.ascontiguousarray(pixels), (width, height),
+                            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    order = CHANNELS[encoding]
+    if order is None:
+        return np.repeat(pixels.reshape(height, width, 1), 3, axis=2)
+    if pixels.shape[2] == 3 and order == (0, 1, 2):
+        return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels[:, :, order])
