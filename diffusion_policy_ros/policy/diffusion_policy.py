@@ -1,0 +1,264 @@
+"""
+Diffusion Policy (Chi et al. 2023, https://arxiv.org/abs/2303.04137): the class to read first.
+
+    images (B, To, C, H, W) -> encoder a camera -> (B, To, F) ┐
+    state  (B, To, Ds)      -> normalise                      ┴-> condition (B, To * (F + Ds))
+    noise  (B, Tp, Da) -> sampler around U-Net(., condition) -> action -> absolute targets -> Chunk
+
+Nothing here draws random numbers but `draw` and `episode_noise`: the loss is a function of its batch
+and a prediction of its window and noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from diffusion_policy_ros.datatypes import EE_POSE, Chunk, ObservationWindow
+from diffusion_policy_ros.policy.actions import decode_action, encode_state, split_targets
+from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
+from diffusion_policy_ros.policy.normalizer import Normalizer
+from diffusion_policy_ros.policy.samplers import all_levels, ddim, ddpm, leading_levels
+from diffusion_policy_ros.policy.unet import ConditionalUnet1d
+from diffusion_policy_ros.policy.vision import ImageEncoder
+
+
+def episode_noise(seed: int, elapsed_ns: int, shape: Sequence[int]) -> torch.Tensor:
+    """
+    Return a prediction's standard normal noise as a function of when it is made.
+
+    Args:
+        seed: of the episode, not negative.
+        elapsed_ns: the observation's time since the episode's first, not negative.
+        shape: (n_draws, Tp, Da).
+    """
+    rng = np.random.default_rng([seed, elapsed_ns])
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
+class DiffusionPolicy(nn.Module):
+    """
+    Windows of observations to chunks of actions.
+
+    Args:
+        config: the policy's.
+        normalizer: with `action`, and `state` where the observation has one.
+    """
+
+    def __init__(self, config: PolicyConfig, normalizer: Normalizer) -> None:
+        super().__init__()
+        self.config, self.normalizer = config, normalizer
+        self.encoders = nn.ModuleDict({camera.name: ImageEncoder(camera, config.vision)
+                                       for camera in config.observation.cameras})
+        feature_dim = sum(encoder.feature_dim for encoder in self.encoders.values())
+        self.unet = ConditionalUnet1d(
+            config.action.dim, config.n_obs_steps * (feature_dim + config.observation.state_dim),
+            config.unet)
+        self.alpha_bars = squaredcos_cap_v2(config.noise.num_train_timesteps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.unet.film.weight.device
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Shape (n_draws, Tp, Da) of one prediction's noise."""
+        return self.n_draws, self.config.horizon, self.config.action.dim
+
+    @property
+    def n_draws(self) -> int:
+        """Draws that a prediction uses: DDIM's start; DDPM's start and one between two levels."""
+        return 1 if self.config.noise.sampler == 'ddim' else self.config.noise.num_train_timesteps
+
+    def encode(self, images: Mapping[str, torch.Tensor],
+               corners: torch.Tensor | None = None) -> torch.Tensor | None:
+        """
+        Return each frame's features, the cameras in the configuration's order.
+
+        Args:
+            images: camera name to (..., C, H, W) uint8 RGB.
+            corners: (..., cameras, 2) top and left of random crops, or None for the centre.
+
+        Returns:
+            (..., F), or None for a policy without cameras.
+        """
+        features = []
+        for i, (name, encoder) in enumerate(self.encoders.items()):
+            frames = images[name]
+            own = None if corners is None else corners[..., i, :].reshape(-1, 2)
+            encoded = encoder(frames.reshape(-1, *frames.shape[-3:]), own)
+            features.append(encoded.unflatten(0, frames.shape[:-3]))
+        return torch.cat(features, dim=-1) if features else None
+
+    def condition(self, features: torch.Tensor | None, state: torch.Tensor | None) -> torch.Tensor:
+        """
+        Return the observation's vector.
+
+        Args:
+            features: (..., To, F) from `encode`.
+            state: (..., To, state_dim) in robot units.
+
+        Returns:
+            (..., To * (F + state_dim)).
+        """
+        parts = [] if features is None else [features]
+        if self.config.observation.state:
+            parts.append(self.normalizer.normalize('state', state))
+        return torch.cat(parts, dim=-1).flatten(-2)
+
+    def loss(self, batch: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor] | None]
+             ) -> torch.Tensor:
+        """
+        Return the mean squared error of the predicted noise (Chi et al. 2023, equation 5).
+
+        Args:
+            batch: `images` camera to (B, To, C, H, W) uint8, `state` (B, To, state_dim), `action`
+                (B, Tp, Da) from `encode_action`, and what `draw` adds; without `crop` the centre.
+        """
+        features = self.encode(batch['images'], batch.get('crop'))
+        return self.loss_from_features(features, batch['state'], batch['action'], batch['noise'],
+                                       batch['timestep'])
+
+    def segment_loss(self, batch: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor] | None]
+                     ) -> torch.Tensor:
+        """
+        Return the loss of all windows in segments of frames, each frame encoded once.
+
+        Args:
+            batch: as in `loss`, with N consecutive frames (dt apart) in a segment: `images` camera
+                to (S, N, C, H, W), `state` (S, N, state_dim), `action` (S, N - To + 1, Tp, Da).
+        """
+        features = self.encode(batch['images'], batch.get('crop'))
+        return self.loss_from_features(self._windows(features), self._windows(batch['state']),
+                                       batch['action'], batch['noise'], batch['timestep'])
+
+    def loss_from_features(self, features: torch.Tensor | None, state: torch.Tensor | None,
+                           action: torch.Tensor, noise: torch.Tensor,
+                           timestep: torch.Tensor) -> torch.Tensor:
+        """
+        Return the loss of windows whose frames are encoded already.
+
+        Args:
+            features: (..., To, F) from `encode`.
+            state: (..., To, state_dim) in robot units.
+            action: (..., Tp, Da) from `encode_action`.
+            noise: (..., Tp, Da), or (draws, ..., Tp, Da) for several noise levels of each window.
+            timestep: (...) or (draws, ...) int64 levels.
+        """
+        condition = self.condition(features, state)
+        clean = self.normalizer.normalize('action', action).expand_as(noise)
+        alpha_bar = torch.as_tensor(self.alpha_bars, dtype=torch.float32, device=clean.device)
+        noisy = add_noise(clean, noise, alpha_bar[timestep][..., None, None])
+        modulation = (self.unet.step_modulation(timestep.flatten()).unflatten(0, timestep.shape)
+                      + self.unet.condition_modulation(condition))
+        predicted = self.unet(noisy.flatten(0, -3), modulation.flatten(0, -2))
+        return functional.mse_loss(predicted.float(), noise.flatten(0, -3))
+
+    def draw(self, batch: Mapping, generator: torch.Generator, n_draws: int = 1) -> dict:
+        """
+        Return the batch with random `noise`, `timestep` and `crop` added.
+
+        Args:
+            batch: of `loss` or `segment_loss`.
+            generator: on the CPU, so that every device has the same numbers.
+            n_draws: noise levels for each window; more than 1 puts an axis in front.
+        """
+        action = batch['action']
+        shape = (n_draws, *action.shape) if n_draws > 1 else action.shape
+        crops = []
+        for camera in self.config.observation.cameras:
+            frames = batch['images'][camera.name].shape[:-3]
+            crops.append(torch.stack([
+                torch.randint(camera.height - self.config.vision.crop_height + 1, frames,
+                              generator=generator),
+                torch.randint(camera.width - self.config.vision.crop_width + 1, frames,
+                              generator=generator)], dim=-1))
+        return dict(
+            batch,
+            noise=torch.randn(shape, generator=generator).to(action.device),
+            timestep=torch.randint(self.config.noise.num_train_timesteps, shape[:-2],
+                                   generator=generator).to(action.device),
+            crop=torch.stack(crops, dim=-2) if crops else None)
+
+    @torch.inference_mode()
+    def predict(self, windows: Sequence[ObservationWindow], noise: torch.Tensor) -> list[Chunk]:
+        """
+        Return one chunk a window, points To-1 to Tp-1 of the prediction.
+
+        Args:
+            windows: with the streams of the configuration, images at the network's size.
+            noise: (B, n_draws, Tp, Da), from `episode_noise`.
+
+        Raises:
+            ValueError: a stream or the noise is missing or of another shape.
+        """
+        streams = {name: self._stacked(windows, name) for name in self.config.streams}
+        images = {name: torch.from_numpy(streams[name]).to(self.device).movedim(-1, -3)
+                  for name in self.encoders}
+        state = None
+        if self.config.observation.state:
+            state = torch.from_numpy(encode_state(streams, self.config)).to(self.device)
+        if noise.shape != (len(windows), *self.noise_shape):
+            raise ValueError(f'noise has shape {tuple(noise.shape)}, '
+                             f'expected {(len(windows), *self.noise_shape)}')
+        sample = self.sample(self.condition(self.encode(images), state), noise.to(self.device))
+        actions = self.normalizer.unnormalize('action', sample).cpu().numpy()
+        pose = streams[EE_POSE][:, -1] if EE_POSE in streams else np.zeros((len(windows), 7))
+        targets = decode_action(actions, pose, self.config)
+        return [self._chunk(window, target) for window, target in zip(windows, targets, strict=True)]
+
+    def sample(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """
+        Return normalised actions (B, Tp, Da).
+
+        Args:
+            condition: (B, To * (F + state_dim)) from `condition`.
+            noise: (B, n_draws, Tp, Da).
+        """
+        config = self.config.noise
+        if config.sampler == 'ddpm':
+            sampler, levels = ddpm, all_levels(config.num_train_timesteps)
+        else:
+            sampler, levels = ddim, leading_levels(config.num_train_timesteps,
+                                                   config.num_inference_steps)
+        step_half = self.unet.step_modulation(torch.tensor(levels, device=condition.device))
+        observation_half = self.unet.condition_modulation(condition)
+        modulation = dict(zip(levels, step_half.unsqueeze(1) + observation_half, strict=True))
+        return sampler(lambda x, level: self.unet(x, modulation[level]), noise.transpose(0, 1),
+                       self.alpha_bars, levels, clip_sample=config.clip_sample)
+
+    def _windows(self, frames: torch.Tensor | None) -> torch.Tensor | None:
+        """Map (S, N, X) to (S, N - To + 1, To, X), every To consecutive frames."""
+        if frames is None:
+            return None
+        return frames.unfold(1, self.config.n_obs_steps, 1).movedim(-1, 2)
+
+    def _stacked(self, windows: Sequence[ObservationWindow], name: str) -> np.ndarray:
+        cameras = {camera.name: (camera.height, camera.width, 3)
+                   for camera in self.config.observation.cameras}
+        shape = (self.config.n_obs_steps, *cameras.get(name, (7 if name == EE_POSE else 1,)))
+        for window in windows:
+            if name not in window.streams:
+                raise ValueError(f'window: stream {name} is missing, '
+                                 f'found {", ".join(window.streams)}')
+            if window.streams[name].shape != shape:
+                raise ValueError(f'window: stream {name} has shape {window.streams[name].shape}, '
+                                 f'expected {shape}')
+        return np.stack([window.streams[name] for window in windows])
+
+    def _chunk(self, window: ObservationWindow, target: np.ndarray) -> Chunk:
+        parts = split_targets(target, self.config)
+        gripper = parts.get('gripper')
+        return Chunk(
+            stamp_ns=window.stamp_ns,
+            offsets_ns=np.arange(len(target), dtype=np.int64) * self.config.dt_ns,
+            position=parts['ee_position'],
+            quaternion=parts.get('ee_rotation'),
+            gripper=None if gripper is None else np.clip(gripper[:, 0], -1.0, 1.0),
+            frame_id=window.frame_id)

@@ -1,0 +1,130 @@
+"""
+Conditional 1-D U-Net over the steps of a chunk (Chi et al. 2023, section III-A).
+
+Every residual block is modulated by FiLM (Perez et al. 2018): scale and bias are a linear function
+of Mish(diffusion step, observation). Mish acts on each number alone, so the function is a sum of
+the step's half and the observation's: a sampler computes each half once, not once a call.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from diffusion_policy_ros.policy.config import UnetConfig
+
+
+def sinusoidal_embedding(timestep: torch.Tensor, dim: int) -> torch.Tensor:
+    """Map (N,) to (N, dim): sines, then cosines (Vaswani et al. 2017, section 3.5)."""
+    half = dim // 2
+    frequency = torch.exp(torch.arange(half, device=timestep.device)
+                          * (-math.log(10_000) / (half - 1)))
+    angle = timestep[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class ConvBlock(nn.Sequential):
+    """Conv1d, GroupNorm, Mish."""
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int, n_groups: int) -> None:
+        super().__init__(nn.Conv1d(n_in, n_out, kernel_size, padding=kernel_size // 2),
+                         nn.GroupNorm(n_groups, n_out), nn.Mish())
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, FiLM after the first, and a way around both."""
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int, n_groups: int) -> None:
+        super().__init__()
+        self.first = ConvBlock(n_in, n_out, kernel_size, n_groups)
+        self.second = ConvBlock(n_out, n_out, kernel_size, n_groups)
+        self.around = nn.Conv1d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Map (B, n_in, T) to (B, n_out, T); scale and bias are (B, n_out, 1)."""
+        return self.second(scale * self.first(x) + bias) + self.around(x)
+
+
+class ConditionalUnet1d(nn.Module):
+    """
+    Predicts the noise in a chunk of actions.
+
+    Args:
+        action_dim: Da.
+        condition_dim: length of the observation's vector.
+        config: widths and kernel.
+    """
+
+    def __init__(self, action_dim: int, condition_dim: int, config: UnetConfig) -> None:
+        super().__init__()
+        self.step_dim = config.diffusion_step_embed_dim
+        self.step_mlp = nn.Sequential(nn.Linear(self.step_dim, 4 * self.step_dim), nn.Mish(),
+                                      nn.Linear(4 * self.step_dim, self.step_dim))
+        widths = config.down_dims
+        self.film_widths: list[int] = []     # of the blocks, in the order in which they run
+
+        def block(n_in: int, n_out: int) -> ResidualBlock:
+            self.film_widths.append(n_out)
+            return ResidualBlock(n_in, n_out, config.kernel_size, config.n_groups)
+
+        def pair(n_in: int, n_out: int) -> nn.ModuleList:
+            return nn.ModuleList([block(n_in, n_out), block(n_out, n_out)])
+
+        self.down = nn.ModuleList(pair(n_in, n_out) for n_in, n_out
+                                  in zip((action_dim, *widths[:-1]), widths, strict=True))
+        self.shrink = nn.ModuleList(nn.Conv1d(n, n, 3, stride=2, padding=1) for n in widths[:-1])
+        self.middle = pair(widths[-1], widths[-1])
+        self.up = nn.ModuleList(pair(2 * n_in, n_out) for n_in, n_out
+                                in zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.grow = nn.ModuleList(nn.ConvTranspose1d(n, n, 4, stride=2, padding=1)
+                                  for n in widths[-2::-1])
+        self.last = ConvBlock(widths[0], widths[0], config.kernel_size, config.n_groups)
+        self.out = nn.Conv1d(widths[0], action_dim, 1)
+        self.film = nn.Linear(self.step_dim + condition_dim, 2 * sum(self.film_widths))
+
+    def step_modulation(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Return the diffusion step's half of every block's FiLM, (N,) to (N, F)."""
+        embedded = self.step_mlp(sinusoidal_embedding(timestep, self.step_dim))
+        return functional.linear(functional.mish(embedded), self.film.weight[:, :self.step_dim])
+
+    def condition_modulation(self, condition: torch.Tensor) -> torch.Tensor:
+        """Return the observation's half of every block's FiLM, (N, condition_dim) to (N, F)."""
+        return functional.linear(functional.mish(condition), self.film.weight[:, self.step_dim:],
+                                 self.film.bias)
+
+    def forward(self, sample: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        """
+        Return the noise in a sample.
+
+        Args:
+            sample: (B, Tp, Da) noisy actions; Tp is a multiple of 2^(stages - 1).
+            modulation: (B, F), the sum of both halves.
+
+        Raises:
+            ValueError: Tp is no such multiple.
+        """
+        halvings = 2 ** len(self.shrink)
+        if sample.shape[1] % halvings:
+            raise ValueError(f'U-Net: the horizon is {sample.shape[1]}, '
+                             f'expected a multiple of {halvings}')
+        film = iter(modulation.unsqueeze(2).split([2 * n for n in self.film_widths], dim=1))
+
+        def run(blocks: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            for block in blocks:
+                x = block(x, *next(film).chunk(2, dim=1))
+            return x
+
+        x = sample.transpose(1, 2)                           # (B, Da, Tp)
+        skips = []
+        for i, blocks in enumerate(self.down):
+            x = run(blocks, x)                               # (B, widths[i], Tp / 2^i)
+            skips.append(x)
+            if i < len(self.shrink):
+                x = self.shrink[i](x)
+        x = run(self.middle, x)
+        for blocks, grow in zip(self.up, self.grow, strict=True):
+            x = grow(run(blocks, torch.cat([x, skips.pop()], dim=1)))
+        return self.out(self.last(x)).transpose(1, 2)        # (B, Tp, Da)
