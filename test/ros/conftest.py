@@ -1,0 +1,190 @@
+"""
+What the tests with ROS share: a domain of their own, a node that looks on, and real processes.
+
+The tests talk over real DDS. They wait for what must happen, with a deadline, and never sleep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import importlib.util
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 30.0
+HAS_ROS = importlib.util.find_spec('rclpy') is not None
+
+# Domains up to 101 are safe on every system; another session on this machine has another one.
+os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 101))
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
+os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+
+
+class SkippedModule(pytest.Module):
+    """A test module that is reported as skipped, with the reason, instead of imported."""
+
+    def collect(self) -> list:
+        """Skip."""
+        pytest.skip("rclpy is missing: source ROS 2 Jazzy, or install the extra '.[jazzy]'",
+                    allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    """Import a test module only where it can be."""
+    return (pytest.Module if HAS_ROS else SkippedModule).from_parent(parent, path=module_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test beside this file with `ros`."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.ros)
+
+
+def wait_until(predicate: Callable[[], Any], step: Callable[[], None], what: str,
+               timeout_s: float = TIMEOUT_S) -> Any:
+    """Call `step` until `predicate` is true, and return its value; fail and say `what` if late."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := predicate()):
+        if time.monotonic() > deadline:
+            pytest.fail(f'{what}: not within {timeout_s} s')
+        step()
+    return value
+
+
+class Probe:
+    """A node beside the one that is tested: it publishes, collects, calls and waits."""
+
+    def __init__(self, name: str = 'probe') -> None:
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self.node = Node(name, start_parameter_services=False)
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+
+    def add(self, node: Any) -> Any:
+        """Spin another node of this process along with the probe."""
+        self.executor.add_node(node)
+        return node
+
+    def spin(self) -> None:
+        """Run what is ready, for a moment."""
+        self.executor.spin_once(timeout_sec=0.02)
+
+    def wait(self, predicate: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+        """Spin until `predicate` is true."""
+        return wait_until(predicate, self.spin, what, timeout_s)
+
+    def collect(self, kind: type, topic: str, qos: Any = 100) -> list:
+        """Return a list that fills with the messages of a topic."""
+        messages: list = []
+        self.node.create_subscription(kind, topic, messages.append, qos)
+        return messages
+
+    def publisher(self, kind: type, topic: str, qos: Any = 100, readers: int = 1) -> Any:
+        """Return a publisher once it has found `readers` subscriptions."""
+        publisher = self.node.create_publisher(kind, topic, qos)
+        self.wait(lambda: publisher.get_subscription_count() >= readers, f'a reader of {topic}')
+        return publisher
+
+    def call(self, kind: type, service: str, request: Any = None) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(kind, service)
+        self.wait(client.service_is_ready, f'service {service}')
+        future = client.call_async(request or kind.Request())
+        self.wait(future.done, f'the answer of {service}')
+        self.node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        """Take the node out of the graph."""
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+
+class Process:
+    """One node of the package as a process of its own."""
+
+    def __init__(self, module: str, name: str, parameters: Mapping[str, Any],
+                 folder: Path, extra: tuple[str, ...] = ()) -> None:
+        path = folder / f'{name}.yaml'
+        path.write_text(yaml.safe_dump({'/**': {'ros__parameters': dict(parameters)}}))
+        self.log_path = folder / f'{name}-{time.monotonic_ns()}.log'
+        environment = {**os.environ, 'ROS_LOG_DIR': str(folder), 'RCUTILS_COLORIZED_OUTPUT': '0',
+                       'PYTHONPATH': f'{REPOSITORY}:{os.environ.get("PYTHONPATH", "")}'}
+        code = f'import sys; from diffusion_policy_ros.nodes.{module} import main; sys.exit(main())'
+        with self.log_path.open('w') as log:
+            self._process = subprocess.Popen(
+                [sys.executable, '-c', code, '--ros-args', '-r', f'__node:={name}',
+                 '--params-file', str(path), *extra],
+                env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def log(self) -> str:
+        """All that the process has printed."""
+        return self.log_path.read_text()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
+        """Return its exit code once it has ended."""
+        return self._process.wait(timeout_s)
+
+    def end(self) -> None:
+        """End it for good."""
+        if self.exit_code is None:
+            self.signal(signal.SIGKILL)
+            self.wait()
+
+
+@pytest.fixture(scope='session')
+def ros() -> Iterator[None]:
+    """Initialise rclpy once, and end it."""
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture()
+def probe(ros: None) -> Iterator[Probe]:
+    """Return a probe."""
+    result = Probe()
+    yield result
+    result.close()
+
+
+@pytest.fixture()
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Return a function that starts a node as a process; all are ended after the test."""
+    processes: list[Process] = []
+
+    def start_process(module: str, name: str, parameters: Mapping[str, Any],
+                      extra: tuple[str, ...] = ()) -> Process:
+        processes.append(Process(module, name, parameters, tmp_path, extra))
+        return processes[-1]
+
+    yield start_process
+    for process in processes:
+        process.end()
