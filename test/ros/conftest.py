@@ -124,7 +124,7 @@ class Process:
         self.log_path = folder / f'{name}-{time.monotonic_ns()}.log'
         environment = {**os.environ, 'ROS_LOG_DIR': str(folder), 'RCUTILS_COLORIZED_OUTPUT': '0',
                        'PYTHONPATH': f'{REPOSITORY}:{os.environ.get("PYTHONPATH", "")}'}
-        code = f'import sys; from diffusion_policy_ros.nodes.{module} import main; sys.exit(main())'
+        code = f'from diffusion_policy_ros.nodes.{module} import main; raise SystemExit(main())'
         with self.log_path.open('w') as log:
             self._process = subprocess.Popen(
                 [sys.executable, '-c', code, '--ros-args', '-r', f'__node:={name}',
