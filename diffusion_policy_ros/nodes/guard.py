@@ -1,0 +1,54 @@
+"""Stands before every callback: a bad message is counted, named in the log, and no more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+import time
+from typing import TypeVar
+
+from diffusion_policy_ros.datatypes import NS_PER_S
+
+Message = TypeVar('Message')
+
+LOG_PERIOD_NS = 5 * NS_PER_S
+
+
+class Guard:
+    """
+    Counts what is refused by topic and reason, and logs each pair at most every 5 s.
+
+    Args:
+        log: takes one line.
+        steady_ns: the steady clock.
+
+    Attributes:
+        refused: '<topic> <reason>' to how often; the reason is a refusal's text up to its colon.
+    """
+
+    def __init__(self, log: Callable[[str], None],
+                 steady_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._log, self._steady_ns = log, steady_ns
+        self._log_again_ns: dict[str, int] = {}
+        self.refused: Counter[str] = Counter()
+
+    def refuse(self, topic: str, problem: str) -> None:
+        """Count a refusal, `problem` being 'reason: found, expected', and log it if it is time."""
+        key = f'{topic} {problem.partition(":")[0]}'
+        self.refused[key] += 1
+        now_ns = self._steady_ns()
+        if now_ns < self._log_again_ns.get(key, now_ns):
+            return
+        self._log_again_ns[key] = now_ns + LOG_PERIOD_NS
+        times = f' ({self.refused[key]} times so far)' if self.refused[key] > 1 else ''
+        self._log(f'{topic} refused: {problem}{times}')
+
+    def __call__(self, topic: str,
+                 callback: Callable[[Message], None]) -> Callable[[Message], None]:
+        """Return `callback` with its ValueErrors refused instead of raised."""
+        def guarded(message: Message) -> None:
+            try:
+                callback(message)
+            except ValueError as error:
+                self.refuse(topic, str(error))
+        return guarded

@@ -1,0 +1,80 @@
+"""Compares what the topics carry with what the checkpoint was trained on."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from diffusion_policy_ros.datatypes import EE_POSE
+from diffusion_policy_ros.policy.config import PolicyConfig
+
+SETTLE_NS = 2_000_000_000
+RATE_TOLERANCE = 1.25
+N_PERIODS = 21
+
+
+class InputCheck:
+    """
+    All differences in one report, not one line a message.
+
+    Args:
+        config: the checkpoint's.
+        topics: stream to the topic that it comes on.
+        base_frame: the arm's, or '' where it is not known.
+    """
+
+    def __init__(self, config: PolicyConfig, topics: dict[str, str], base_frame: str) -> None:
+        self._config, self._topics, self._base_frame = config, topics, base_frame
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._frames: dict[str, str] = {}
+        self._stamps: dict[str, deque[int]] = {}
+        self._first_steady_ns: int | None = None
+
+    def saw(self, stream: str, stamp_ns: int, frame_id: str, steady_ns: int,
+            size: tuple[int, int] | None = None) -> None:
+        """Take note of one message; `size` is a camera's height and width."""
+        self._stamps.setdefault(stream, deque(maxlen=N_PERIODS)).append(stamp_ns)
+        self._frames[stream] = frame_id
+        if size is not None:
+            self._sizes[stream] = size
+        if self._first_steady_ns is None:
+            self._first_steady_ns = steady_ns
+
+    def differences(self, steady_ns: int) -> list[str] | None:
+        """Return one line a difference, or None until 2 s after the first message of any."""
+        if self._first_steady_ns is None or steady_ns - self._first_steady_ns < SETTLE_NS:
+            return None
+        found = [f'{topic}: no message that can be used, expected one'
+                 for stream, topic in self._topics.items() if stream not in self._stamps]
+        return found + self._wrong_sizes() + self._wrong_rates() + self._wrong_frame()
+
+    def _wrong_sizes(self) -> list[str]:
+        found = []
+        for camera in self._config.observation.cameras:
+            trained = (camera.source_height, camera.source_width)
+            size = self._sizes.get(camera.name, trained)
+            if size != trained:
+                found.append(f'{self._topics[camera.name]}: {size[0]}x{size[1]} pixels (height x '
+                             f'width), expected {trained[0]}x{trained[1]} as in training')
+        return found
+
+    def _wrong_rates(self) -> list[str]:
+        found = []
+        for stream, stamps in self._stamps.items():
+            periods = np.diff(stamps)
+            periods = periods[periods > 0]
+            if len(periods) < 3:
+                continue
+            period_s = float(np.median(periods)) * 1e-9
+            if period_s > RATE_TOLERANCE * self._config.dt_s:
+                found.append(f'{self._topics[stream]}: {1 / period_s:.1f} Hz, expected at least '
+                             f'{1 / self._config.dt_s:.1f} Hz, the rate of the policy')
+        return found
+
+    def _wrong_frame(self) -> list[str]:
+        frame = self._frames.get(EE_POSE, self._base_frame)
+        if not self._base_frame or frame == self._base_frame:
+            return []
+        return [f'{self._topics[EE_POSE]}: frame_id {frame}, expected {self._base_frame}, the '
+                "arm's base_frame"]

@@ -1,0 +1,15 @@
+"""The qualities of service in use; DESIGN's topic table is written from them."""
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+INPUT_RELIABILITY = ('best_effort', 'reliable')
+
+
+def input_qos(reliability: str) -> QoSProfile:
+    """Return the QoS of a sensor subscription; best effort reads any publisher."""
+    if reliability == 'reliable':
+        return RELIABLE
+    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
