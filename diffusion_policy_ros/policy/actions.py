@@ -16,6 +16,7 @@ from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 from diffusion_policy_ros.policy.config import ACTION_PARTS, PolicyConfig
 
 TARGET_PARTS = {'ee_position': 3, 'ee_rotation': 4, 'gripper': 1}
+STEPS_AXIS = {'ee_position': -2, 'ee_rotation': -3}     # of (..., T, 3) and (..., T, 3, 3)
 
 
 def encode_state(streams: Mapping[str, np.ndarray], config: PolicyConfig) -> np.ndarray:
@@ -55,19 +56,16 @@ def encode_action(targets: np.ndarray, ee_pose: np.ndarray, config: PolicyConfig
     parts = _split(np.asarray(targets, dtype=np.float64), config, TARGET_PARTS)
     if 'ee_rotation' in parts:
         parts['ee_rotation'] = matrix(parts['ee_rotation'])
-    now = config.n_obs_steps - 1
     for name, pose in _references(ee_pose, parts).items():
-        value = parts[name]                                      # (..., Tp, 3) or (..., Tp, 3, 3)
-        reference = np.broadcast_to(np.expand_dims(pose, _steps_axis(name)), value.shape)
+        axis = STEPS_AXIS[name]
+        reference = np.expand_dims(pose, axis)
         if config.action.target == 'delta':
-            reference, steps = reference.copy(), _steps_first(value, name)
-            previous = _steps_first(reference, name)
-            previous[now + 1:] = steps[now:-1]
-            previous[1:now] = steps[:max(now - 1, 0)]
-            if now:
-                previous[0] = steps[0]
+            steps = np.moveaxis(parts[name], axis, 0)
+            before = np.concatenate([steps[:1], steps[:-1]])
+            before[config.n_obs_steps - 1] = pose
+            reference = np.moveaxis(before, 0, axis)
         if config.action.target != 'absolute':
-            parts[name] = _difference(name, value, reference)
+            parts[name] = _difference(name, parts[name], reference)
     if 'ee_rotation' in parts:
         parts['ee_rotation'] = rot6d(parts['ee_rotation'])
     return np.concatenate([parts[name] for name in config.action.parts], axis=-1)
@@ -94,14 +92,14 @@ def decode_action(actions: np.ndarray, ee_pose: np.ndarray, config: PolicyConfig
         if config.action.target == 'delta':
             value = _accumulate(name, value)
         if config.action.target != 'absolute':
-            parts[name] = _compose(name, value, np.expand_dims(pose, _steps_axis(name)))
+            parts[name] = _compose(name, value, np.expand_dims(pose, STEPS_AXIS[name]))
     if 'ee_rotation' in parts:
         parts['ee_rotation'] = quaternion(parts['ee_rotation'])
     return np.concatenate([parts[name] for name in config.action.parts], axis=-1)
 
 
 def split_targets(targets: np.ndarray, config: PolicyConfig) -> dict[str, np.ndarray]:
-    """Return absolute targets (..., n) by part: position 3, rotation as quaternion 4, gripper 1."""
+    """Return absolute targets (..., n) by part: position 3, quaternion 4, gripper 1."""
     return _split(targets, config, TARGET_PARTS)
 
 
@@ -119,14 +117,6 @@ def _references(ee_pose: np.ndarray, parts: Mapping[str, np.ndarray]) -> dict[st
     if 'ee_rotation' in parts:
         references['ee_rotation'] = matrix(pose[..., 3:])
     return references
-
-
-def _steps_axis(name: str) -> int:
-    return -3 if name == 'ee_rotation' else -2
-
-
-def _steps_first(value: np.ndarray, name: str) -> np.ndarray:
-    return np.moveaxis(value, _steps_axis(name), 0)
 
 
 def _difference(name: str, value: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -176,7 +166,7 @@ def quaternion(matrices: np.ndarray) -> np.ndarray:
 
 
 def rot6d(matrices: np.ndarray) -> np.ndarray:
-    """Map rotation matrices (..., 3, 3) to their first two columns, one after the other (..., 6)."""
+    """Map rotation matrices (..., 3, 3) to their first two columns, end to end (..., 6)."""
     return np.concatenate([matrices[..., :, 0], matrices[..., :, 1]], axis=-1)
 
 

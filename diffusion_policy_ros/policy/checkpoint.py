@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+import torch
+import yaml
 
 from diffusion_policy_ros.policy.checkpoint_config import (
+    CheckpointConfig,
     CONFIG_NAME,
     FORMAT_VERSION,
-    WEIGHTS_NAME,
-    CheckpointConfig,
     read_config,
+    WEIGHTS_NAME,
 )
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer

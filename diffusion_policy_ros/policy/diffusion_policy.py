@@ -5,8 +5,8 @@ Diffusion Policy (Chi et al. 2023, https://arxiv.org/abs/2303.04137): the class 
     state  (B, To, Ds)      -> normalise                      ┴-> condition (B, To * (F + Ds))
     noise  (B, Tp, Da) -> sampler around U-Net(., condition) -> action -> absolute targets -> Chunk
 
-Nothing here draws random numbers but `draw` and `episode_noise`: the loss is a function of its batch
-and a prediction of its window and noise.
+Only `draw` and `episode_noise` draw random numbers: the loss is a function of its batch, a
+prediction of its window and noise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from diffusion_policy_ros.datatypes import EE_POSE, Chunk, ObservationWindow
+from diffusion_policy_ros.datatypes import Chunk, EE_POSE, ObservationWindow
 from diffusion_policy_ros.policy.actions import decode_action, encode_state, split_targets
 from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
@@ -211,7 +211,7 @@ class DiffusionPolicy(nn.Module):
         actions = self.normalizer.unnormalize('action', sample).cpu().numpy()
         pose = streams[EE_POSE][:, -1] if EE_POSE in streams else np.zeros((len(windows), 7))
         targets = decode_action(actions, pose, self.config)
-        return [self._chunk(window, target) for window, target in zip(windows, targets, strict=True)]
+        return [self._chunk(*pair) for pair in zip(windows, targets, strict=True)]
 
     def sample(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """

@@ -27,7 +27,11 @@ def all_levels(num_train_timesteps: int) -> list[int]:
 
 
 def leading_levels(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Return evenly spaced levels that end at 0 (diffusers' `leading`): K 100 in 4 is 75, 50, 25, 0."""
+    """
+    Return evenly spaced levels down to 0 (diffusers' `leading`).
+
+    100 levels in 4 steps are 75, 50, 25, 0.
+    """
     stride = num_train_timesteps // num_inference_steps
     return [i * stride for i in range(num_inference_steps)][::-1]
 

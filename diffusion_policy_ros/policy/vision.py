@@ -1,4 +1,4 @@
-"""Images to features: a ResNet-18 with GroupNorm for each camera (Chi et al. 2023, section III-B)."""
+"""Images to features: a ResNet-18 with GroupNorm a camera (Chi et al. 2023, section III-B)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if torch.version.cuda is None and '+cpu' not in version('torchvision'):
     _OPERATORS.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     _OPERATORS.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 
-from torchvision.models.resnet import BasicBlock  # noqa: E402
+from torchvision.models.resnet import BasicBlock  # noqa: I100
 
 CHANNELS_PER_GROUP = 16
 
