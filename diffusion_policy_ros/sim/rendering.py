@@ -1,14 +1,15 @@
 """
 Pictures of a MuJoCo model without a screen, upright, under named settings.
 
-Import this before mujoco: mujoco reads MUJOCO_GL once, when it is imported. Where the variable is not
-set, OSMesa is taken if it is installed, even beside a GPU, so that every machine draws the same
-pictures; then EGL, then a display. MUJOCO_GL=egl asks for the GPU.
+Where MUJOCO_GL is not set, OSMesa is taken if it is installed, even beside a GPU, so that every machine
+draws the same pictures; then EGL, then a display. MUJOCO_GL=egl asks for the GPU. The modules here import
+this one before mujoco, whose own import fails obscurely where MUJOCO_GL names a missing library.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,10 @@ _GL, _PROBLEM = choose_gl(os.environ)
 os.environ['MUJOCO_GL'] = _GL
 
 import mujoco  # noqa: E402  it reads MUJOCO_GL
+
+if _PROBLEM is None and _GL in LIBRARIES:
+    # Someone else may have imported mujoco before, when the variable was not set.
+    mujoco.gl_context.GLContext = importlib.import_module(f'mujoco.{_GL}').GLContext
 
 
 def check_camera(name: str) -> str:
