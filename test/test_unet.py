@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from diffusion_policy_ros.policy.config import UnetConfig
+from diffusion_policy_ros.policy.unet import (
+    ConditionalUnet1d,
+    ConvBlock,
+    ResidualBlock,
+    sinusoidal_embedding,
+)
+
+ACTION_DIM, CONDITION_DIM = 4, 30
+SMALL = UnetConfig(down_dims=(16, 32, 64), n_groups=8, diffusion_step_embed_dim=16)
+
+
+def unet(config=SMALL):
+    torch.manual_seed(0)
+    return ConditionalUnet1d(ACTION_DIM, CONDITION_DIM, config)
+
+
+def noise_of(model, sample, timestep, condition):
+    return model(sample, model.step_modulation(timestep) + model.condition_modulation(condition))
+
+
+def inputs(batch=3, horizon=8):
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randn(batch, horizon, ACTION_DIM, generator=generator),
+            torch.randint(100, (batch,), generator=generator),
+            torch.randn(batch, CONDITION_DIM, generator=generator))
+
+
+def test_sinusoidal_embedding_by_hand():
+    found = sinusoidal_embedding(torch.tensor([0, 3]), 6)
+    frequencies = [1.0, 0.01, 0.0001]
+    expected = [[0, 0, 0, 1, 1, 1], [*(math.sin(3 * f) for f in frequencies),
+                                     *(math.cos(3 * f) for f in frequencies)]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def conv(n_in, n_out, kernel):
+    return n_in * n_out * kernel + n_out
+
+
+def block(n_in, n_out, condition, kernel=5):
+    film = (condition + 1) * 2 * n_out
+    norms = 2 * 2 * n_out
+    around = conv(n_in, n_out, 1) if n_in != n_out else 0
+    return conv(n_in, n_out, kernel) + conv(n_out, n_out, kernel) + norms + film + around
+
+
+def test_parameter_count_by_hand():
+    a, b, c, step = 16, 32, 64, 16
+    condition = step + CONDITION_DIM
+    blocks = [(ACTION_DIM, a), (a, a), (a, b), (b, b), (b, c), (c, c),      # down
+              (c, c), (c, c),                                               # middle
+              (2 * c, b), (b, b), (2 * b, a), (a, a)]                       # up
+    expected = sum(block(*widths, condition) for widths in blocks)
+    expected += (step + 1) * 4 * step + (4 * step + 1) * step               # step's MLP
+    expected += conv(a, a, 3) + conv(b, b, 3)                               # shrink
+    expected += conv(b, b, 4) + conv(a, a, 4)                               # grow
+    expected += conv(a, a, 5) + 2 * a + conv(a, ACTION_DIM, 1)              # last
+    assert sum(value.numel() for value in unet().parameters()) == expected
+
+
+def test_film_scales_and_shifts_after_the_first_convolution():
+    torch.manual_seed(0)
+    model, x = ResidualBlock(4, 16, 5, 8), torch.randn(2, 4, 8)
+    scale, bias = torch.randn(2, 2, 16, 1)
+    expected = model.second(model.first(x) * scale + bias) + model.around(x)
+    torch.testing.assert_close(model(x, scale, bias), expected)
+    neutral = model(x, torch.ones(2, 16, 1), torch.zeros(2, 16, 1))
+    torch.testing.assert_close(neutral, model.second(model.first(x)) + model.around(x))
+    constant = model.second(bias.expand(2, 16, 8)) + model.around(x)
+    torch.testing.assert_close(model(x, torch.zeros(2, 16, 1), bias), constant)
+
+
+def test_neutral_film_makes_the_condition_irrelevant():
+    model = unet()
+    torch.nn.init.zeros_(model.film.weight)
+    bias = torch.cat([torch.cat([torch.ones(n), torch.zeros(n)]) for n in model.film_widths])
+    model.film.bias.data.copy_(bias)
+    sample, _, _ = inputs(batch=2)
+    one = noise_of(model, sample, torch.tensor([0, 0]), torch.zeros(2, CONDITION_DIM))
+    other = noise_of(model, sample, torch.tensor([99, 5]), torch.randn(2, CONDITION_DIM))
+    torch.testing.assert_close(one, other)
+
+
+def test_the_two_halves_are_one_linear_map_of_both():
+    """Chi et al. apply Mish and one linear map to (step, observation), end to end."""
+    model, (_, timestep, condition) = unet(), inputs()
+    embedded = model.step_mlp(sinusoidal_embedding(timestep, model.step_dim))
+    whole = model.film(functional.mish(torch.cat([embedded, condition], dim=1)))
+    torch.testing.assert_close(
+        model.step_modulation(timestep) + model.condition_modulation(condition), whole)
+
+
+@pytest.mark.parametrize('kernel_size', [3, 5, 7])
+@pytest.mark.parametrize('length', [1, 2, 4, 8, 16])
+def test_convolution_of_every_length_is_conv1d(kernel_size, length):
+    torch.manual_seed(0)
+    block, x = ConvBlock(16, 32, kernel_size, 8), torch.randn(2, 16, length)
+    plain = functional.conv1d(x, block[0].weight, block[0].bias, padding=kernel_size // 2)
+    expected = functional.mish(functional.group_norm(plain, 8, block[1].weight, block[1].bias))
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('widths, horizon', [((16,), 3), ((16, 32), 6), ((16, 32, 64), 4),
+                                             ((16, 32, 64), 16), ((32, 16, 8, 16), 8)])
+def test_output_has_the_samples_shape(widths, horizon):
+    model = unet(UnetConfig(down_dims=widths, diffusion_step_embed_dim=16))
+    sample, timestep, condition = inputs(horizon=horizon)
+    assert noise_of(model, sample, timestep, condition).shape == sample.shape
+
+
+@pytest.mark.parametrize('horizon', [2, 5, 6, 9])
+def test_horizon_that_does_not_halve_is_refused(horizon):
+    with pytest.raises(ValueError, match=f'horizon is {horizon}, expected a multiple of 4'):
+        noise_of(unet(), *inputs(horizon=horizon))
+
+
+def test_samples_of_a_batch_are_independent():
+    model, batch = unet(), inputs(batch=4)
+    with torch.inference_mode():
+        alone = torch.cat([noise_of(model, *(value[i:i + 1] for value in batch))
+                           for i in range(4)])
+        torch.testing.assert_close(noise_of(model, *batch), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_training_and_inference_are_one_function():
+    model, batch = unet(), inputs()
+    trained = noise_of(model.train(), *batch)
+    assert trained.requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(noise_of(model.eval(), *batch), trained, atol=1e-5, rtol=1e-5)
+
+
+def test_every_parameter_learns():
+    model = unet()
+    noise_of(model, *inputs()).square().sum().backward()
+    assert [name for name, value in model.named_parameters()
+            if not value.grad.abs().max() > 1e-8] == []
+
+
+def test_every_step_of_the_output_sees_every_step_of_the_sample():
+    model, (sample, timestep, condition) = unet(), inputs(batch=1)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: noise_of(model, x, timestep, condition), sample)
+    influence = jacobian[0, :, :, 0].abs().sum(dim=(1, 3))
+    assert influence.shape == (8, 8)
+    assert influence.min() > 0
