@@ -40,13 +40,25 @@ class ReplayBuffer:
             start = end
 
     def head(self, n_episodes: int) -> ReplayBuffer:
-        """Return the first `n_episodes` episodes."""
+        """
+        Return the first `n_episodes` episodes.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        return self.split(n_episodes)[0]
+
+    def split(self, n_episodes: int) -> tuple[ReplayBuffer, ReplayBuffer]:
+        """Return the first `n_episodes` episodes and the rest; raises as `head` does."""
         if not 0 < n_episodes <= len(self.episode_ends):
             raise ValueError(
-                f'episodes is {n_episodes}, the data set has {len(self.episode_ends)}')
-        ends = self.episode_ends[:n_episodes]
-        return ReplayBuffer({key: value[:ends[-1]] for key, value in self.arrays.items()},
-                            ends, self.attributes)
+                f'{n_episodes} episodes are asked for, the data set has {len(self.episode_ends)}')
+        ends, cut = self.episode_ends, int(self.episode_ends[n_episodes - 1])
+        return tuple(
+            ReplayBuffer({key: value[rows] for key, value in self.arrays.items()}, its_ends,
+                         self.attributes)
+            for rows, its_ends in ((slice(cut), ends[:n_episodes]),
+                                   (slice(cut, None), ends[n_episodes:] - cut)))
 
     def digest(self) -> str:
         """Return the sha256 of every array, the data set's name in a checkpoint's provenance."""

@@ -1,0 +1,99 @@
+"""Training batches: each window's state and encoded action, and its frames, each once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
+from diffusion_policy_ros.data.windows import make_windows, segment_rows, segment_starts
+from diffusion_policy_ros.datatypes import EE_POSE
+from diffusion_policy_ros.policy.actions import encode_action, encode_state
+from diffusion_policy_ros.policy.config import PolicyConfig
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """
+    Some windows, the frames that they share kept once.
+
+    Attributes:
+        images: camera to (U, H, W, 3) uint8, each frame once.
+        frames: (B, To) int64, which of the U frames a window observes.
+        state: (B, To, state_dim) float32 in robot units, or None.
+        action: (B, Tp, Da) float32, encoded.
+    """
+
+    images: dict[str, np.ndarray]
+    frames: np.ndarray
+    state: np.ndarray | None
+    action: np.ndarray
+
+
+class WindowData:
+    """
+    A replay buffer as one policy sees it.
+
+    Raises:
+        ValueError: the data are of another image size, source size, renderer or step than the
+            policy's; all differences in one line.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, config: PolicyConfig) -> None:
+        _check(buffer, config)
+        self.buffer, self.config = buffer, config
+        self.windows = make_windows(buffer, config.n_obs_steps, config.horizon,
+                                    config.n_action_steps, config.dt_ns)
+        self.stride = config.dt_ns // int(buffer.attributes['step_ns'])
+        self.state = (encode_state(buffer.arrays, config)[self.windows.observed]
+                      .astype(np.float32) if config.observation.state else None)
+        targets = np.concatenate([buffer.arrays['target_position'],
+                                  buffer.arrays['target_gripper']], axis=1)
+        now = buffer.arrays[EE_POSE][self.windows.observed[:, -1]]
+        self.action = encode_action(targets[self.windows.acted], now, config).astype(np.float32)
+
+    def arrays_to_normalize(self) -> dict[str, np.ndarray]:
+        """Return what the normaliser takes its bounds from: all trained windows."""
+        arrays = {'action': self.action[self.windows.trained]}
+        if self.state is not None:
+            arrays['state'] = self.state[self.windows.trained]
+        return arrays
+
+    def segment_starts(self, n_windows: int) -> np.ndarray:
+        """Return every segment of `n_windows` windows one policy step apart."""
+        return segment_starts(self.windows, n_windows, self.stride)
+
+    def segments(self, starts: np.ndarray, n_windows: int) -> WindowBatch:
+        """Return the windows of some segments."""
+        return self.batch(segment_rows(self.windows, starts, n_windows, self.stride))
+
+    def batch(self, rows: np.ndarray) -> WindowBatch:
+        """Return the windows of some rows."""
+        shown, frames = np.unique(self.windows.observed[rows], return_inverse=True)
+        return WindowBatch(
+            images={camera.name: self.buffer.arrays[camera.name][shown]
+                    for camera in self.config.observation.cameras},
+            frames=frames.reshape(len(rows), -1),
+            state=None if self.state is None else self.state[rows],
+            action=self.action[rows])
+
+
+def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
+    found = buffer.attributes
+    differences = []
+    if config.action.parts != ('ee_position', 'gripper'):
+        differences.append(f'action.parts is {list(config.action.parts)}, the data have '
+                           "['ee_position', 'gripper']")
+    for camera in config.observation.cameras:
+        for name, have, want in (
+                ('images', buffer.arrays[camera.name].shape[1:3], (camera.height, camera.width)),
+                ('source images', (found['source_size'],) * 2,
+                 (camera.source_height, camera.source_width))):
+            if have != want:
+                differences.append(f'{name} of {camera.name} are {have[0]}x{have[1]}, '
+                                   f'expected {want[0]}x{want[1]}')
+    if found['renderer'] != config.renderer:
+        differences.append(f"renderer is {found['renderer']!r}, expected {config.renderer!r}")
+    if differences:
+        raise ValueError('data set: ' + '; '.join(differences))

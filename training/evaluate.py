@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""
+Measure a checkpoint's success in MetaWorld: `evaluate.py CHECKPOINT --episodes 100 -o FILE.json`.
+
+It runs the nodes' own horizon, policy and executor without ROS, in parallel environments with
+batched predictions. With `--workers 1` it sends the same targets as the nodes in lockstep do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from diffusion_policy_ros.control.arm import load_arm
+from diffusion_policy_ros.datatypes import Chunk, ObservationWindow
+from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_checkpoint
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
+from diffusion_policy_ros.sim.arm import MetaWorldArm
+from diffusion_policy_ros.sim.rollout import (
+    ClosedLoop,
+    Episode,
+    executor_config,
+    image_every,
+    run_episodes,
+)
+from diffusion_policy_ros.sim.tasks import check_evaluation_seeds
+from diffusion_policy_ros.statistics import wilson_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class TimedPolicy:
+    """Predictions from noise that follows from (seed, time in the episode), and their latency."""
+
+    def __init__(self, policy: DiffusionPolicy, seed: int) -> None:
+        self.policy, self.seed = policy, seed
+        self.seconds: list[float] = []
+
+    def __call__(self, windows: Sequence[ObservationWindow],
+                 elapsed_ns: Sequence[int]) -> list[Chunk]:
+        noise = torch.stack([episode_noise(self.seed, elapsed, self.policy.noise_shape)
+                             for elapsed in elapsed_ns])
+        start = time.perf_counter()
+        chunks = self.policy.predict(windows, noise)
+        self.seconds.append(time.perf_counter() - start)
+        return chunks
+
+
+def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
+             noise_seed: int = 0, blend_s: float | None = None,
+             progress: Progress | None = None) -> dict[str, object]:
+    """Run one episode a seed; return what a results file holds, episodes in the order of seeds."""
+    check_evaluation_seeds(seeds)
+    config, arm = policy.config, load_arm(ROOT / 'config/arms/metaworld.yaml')
+    workers = min(workers, len(seeds))
+    cameras = config.observation.cameras
+    make = partial(MetaWorldArm, task, tuple(camera.name for camera in cameras),
+                   cameras[0].source_height if cameras else 224,
+                   cameras[0].source_width if cameras else 224,
+                   renderer=config.renderer, image_every=image_every(config), max_steps=None)
+    if workers == 1:
+        envs = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
+    else:
+        envs = AsyncVectorEnv([make] * workers, autoreset_mode=AutoresetMode.DISABLED,
+                              context='forkserver')
+    loops = [ClosedLoop(config, executor_config(config, blend_s), arm) for _ in range(workers)]
+    predict = TimedPolicy(policy, noise_seed)
+    episodes: dict[int, Episode] = {}
+    bar = progress.add_task(f'{task}', total=len(seeds)) if progress else None
+    start = time.perf_counter()
+    try:
+        for episode in run_episodes(envs, loops, predict, seeds):
+            episodes[episode.seed] = episode
+            if progress:
+                wins = sum(done.success for done in episodes.values())
+                progress.update(bar, completed=len(episodes),
+                                description=f'{task} {wins}/{len(episodes)}')
+    finally:
+        envs.close()
+    done = [episodes[seed] for seed in seeds]
+    n_success = sum(episode.success for episode in done)
+    milliseconds = 1000.0 * np.array(predict.seconds)
+    return {
+        'task': task, 'mode': 'evaluate', 'seeds': list(seeds), 'noise_seed': noise_seed,
+        'success': [episode.success for episode in done],
+        'steps': [episode.steps for episode in done],
+        'n_success': n_success, 'n_episodes': len(done),
+        'wilson95': list(wilson_interval(n_success, len(done))),
+        'workers': workers, 'blend_s': loops[0].blend_s,
+        'limits_acted': sum((sum(episode.limits_acted.values()) for episode in done)),
+        'chunk_ms': {'median': float(np.median(milliseconds)),
+                     'p99': float(np.percentile(milliseconds, 99)), 'batch': workers},
+        'wall_s': time.perf_counter() - start,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ('torch', 'torchvision', 'numpy', 'mujoco', 'metaworld', 'gymnasium')
+    return {'python': platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate one checkpoint from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0].strip(),
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('checkpoint', type=Path, help='folder with model.safetensors, config.yaml')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
+    parser.add_argument('--task', default='', help='MetaWorld task; empty: the checkpoint\'s')
+    parser.add_argument('--episodes', type=int, default=100, help='episodes, one a seed')
+    parser.add_argument('--seed', type=int, default=0, help='first environment seed')
+    parser.add_argument('--noise-seed', type=int, default=0, help='seed of the denoising noise')
+    parser.add_argument('--workers', type=int, default=2, help='parallel environments')
+    parser.add_argument('--threads', type=int, default=2, help='PyTorch threads')
+    parser.add_argument('--blend', type=float, metavar='SECONDS',
+                        help='overlap of two chunks; default: config/chunk_executor.yaml\'s')
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        policy = load_checkpoint(options.checkpoint)
+        with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                      TimeElapsedColumn(), disable=not sys.stderr.isatty()) as progress:
+            result = evaluate(policy, options.task or policy.config.task,
+                              range(options.seed, options.seed + options.episodes),
+                              options.workers, options.noise_seed, options.blend, progress)
+    except ValueError as error:
+        sys.exit(f'evaluate: {error}')
+    result |= {'checkpoint_sha256': checkpoint_hash(options.checkpoint), 'versions': versions(),
+               'threads': options.threads}
+    low, high = result['wilson95']
+    print(f"{result['task']}: success {result['n_success']}/{result['n_episodes']} "
+          f"(Wilson 95 % {low:.3f}-{high:.3f}), chunk {result['chunk_ms']['median']:.1f} ms median, "
+          f"{result['chunk_ms']['p99']:.1f} ms p99 at batch {result['workers']}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + '\n')
+        print(f'wrote {options.output}')
+
+
+if __name__ == '__main__':
+    main()
