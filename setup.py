@@ -36,7 +36,15 @@ extras = {
         'ros-jazzy-trajectory-msgs==5.3.6',
         'ros-jazzy-visualization-msgs==5.3.6',
     ],
-    'test': ['catkin_pkg', 'diffusers', 'hypothesis', 'psutil', 'pytest', 'pytest-timeout'],
+    'test': [
+        'catkin_pkg',
+        'colcon-common-extensions',
+        'diffusers',
+        'hypothesis',
+        'psutil',
+        'pytest',
+        'pytest-timeout',
+    ],
     # What ament_flake8 and ament_pep257 run, and ruff.
     'dev': [
         'flake8',

@@ -1,0 +1,21 @@
+"""What all tests share. It imports no rclpy: tests that need ROS lie in ros/, with their own conftest."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+import pytest
+
+# No deadline: a machine that is busy is not a failure. In CI the same examples in every run.
+settings.register_profile('default', deadline=None, print_blob=True,
+                          derandomize=bool(os.environ.get('CI')))
+settings.load_profile('default')
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker('gpu'):
+        import torch
+        if not torch.cuda.is_available():
+            pytest.skip('there is no CUDA device here')

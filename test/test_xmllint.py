@@ -1,0 +1,14 @@
+from pathlib import Path
+import shutil
+
+import pytest
+
+ament_xmllint = pytest.importorskip('ament_xmllint.main', reason='ament_xmllint is missing')
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.linter
+@pytest.mark.xmllint
+@pytest.mark.skipif(not shutil.which('xmllint'), reason='xmllint is missing (libxml2-utils)')
+def test_xmllint():
+    assert ament_xmllint.main(argv=[str(REPOSITORY / 'package.xml')]) == 0
