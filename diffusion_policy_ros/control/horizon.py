@@ -204,7 +204,7 @@ class Horizon:
                                      self._tolerance_ns, first_ns)
             if indices is None:
                 return self._hole(name, stream, t_ns)
-            windows[name] = np.stack([stream.values[i] for i in indices])
+            windows[name] = _stacked(stream.values, indices)
         pose = self._streams.get(EE_POSE)
         return ObservationWindow(t_ns, windows, pose.frame_id if pose else '')
 
@@ -270,6 +270,15 @@ class ChunkSchedule:
             self.missed += multiple - self._multiple - 1
         self._first_ns, self._last_ns, self._multiple = first_ns, t_ns, multiple
         return True
+
+
+def _stacked(values: list[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    # A third of np.stack's time for two small images.
+    first = values[indices[0]]
+    stacked = np.empty((len(indices), *first.shape), first.dtype)
+    for slot, index in enumerate(indices):
+        stacked[slot] = values[index]
+    return stacked
 
 
 def _seconds(duration_ns: int) -> str:

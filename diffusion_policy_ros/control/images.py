@@ -20,8 +20,8 @@ def camera_image(pixels: np.ndarray, encoding: str, height: int, width: int) -> 
     """
     Return a camera's pixels as RGB of the size asked for.
 
-    Shrinking averages over areas (no aliasing), enlarging is bilinear, and pixels that have the size
-    already are not touched.
+    Shrinking averages over areas (no aliasing), enlarging is bilinear, and pixels that have the
+    size already are not touched.
 
     Args:
         pixels: (h, w) or (h, w, channels) uint8, without row padding.
@@ -41,7 +41,8 @@ def camera_image(pixels: np.ndarray, encoding: str, height: int, width: int) -> 
     channels = CHANNEL_COUNT[encoding]
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
+    fits = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == channels
+    if not fits or not pixels.size:
         raise ValueError(f'pixels are {pixels.dtype} {pixels.shape}, expected uint8 '
                          f'(height, width, {channels}) for {encoding}')
     if height <= 0 or width <= 0:

@@ -1,0 +1,259 @@
+"""
+Workspace, speed and acceleration: the last gate before a command leaves.
+
+Each axis is limited by itself, in closed form. With v the axis's speed in the step before, a the
+greatest acceleration and d the room to a wall, the new speed lies within
+
+    [-max_speed, max_speed]  and  [v - a*dt, v + a*dt]  and what can still brake before both walls.
+
+Proof that the last never clashes with the second: let m be the shortest step to come. From speed v
+the way to a stop takes at most S(v) = sum over k >= 1 of max(0, v - k*a*m) * m, and S is convex with
+S(v) = (v - a*m)*m + S(v - a*m). A step of length dt at speed u leaves room for a stop if
+u*dt + S(u) <= d. Then u - a*dt' suits the next step, whatever its length dt' >= m: the function
+g(x) = (u - a*x)*x + S(u - a*x) falls for x >= m, and g(m) = S(u).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_policy_ros.control import rotation
+
+SLACK = 1e-9
+"""Relative rounding that a limit forgives, so that a trajectory right at it passes unchanged."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What an arm may be commanded to do.
+
+    Attributes:
+        workspace_min, workspace_max: opposite corners of the box of allowed targets, metres in the
+            base frame.
+        max_speed: m/s on each axis.
+        max_acceleration: m/s^2 on each axis.
+        max_angular_speed: rad/s.
+        max_angular_acceleration: rad/s^2.
+        max_start_jump: greatest distance, metres, of the first target from the measured pose.
+        start_speed: m/s on each axis while the first target is approached.
+    """
+
+    workspace_min: tuple[float, float, float]
+    workspace_max: tuple[float, float, float]
+    max_speed: float
+    max_acceleration: float
+    max_angular_speed: float
+    max_angular_acceleration: float
+    max_start_jump: float
+    start_speed: float
+
+    def __post_init__(self) -> None:
+        for name in ('max_speed', 'max_acceleration', 'max_angular_speed',
+                     'max_angular_acceleration', 'max_start_jump', 'start_speed'):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f'limits.{name} is {value}, expected a number above 0')
+        corners = zip('xyz', self.workspace_min, self.workspace_max, strict=True)
+        for axis, low, high in corners:
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f'limits.workspace on {axis} is from {low} to {high}, '
+                                 'expected min below max')
+        if self.start_speed > self.max_speed:
+            raise ValueError(f'limits.start_speed {self.start_speed} is above max_speed '
+                             f'{self.max_speed}')
+
+
+def braking_speed(room: float, acceleration: float, dt_s: float, min_dt_s: float) -> float:
+    """
+    Return the greatest speed for a step of `dt_s` from which a stop is possible within `room`.
+
+    Steps after this one last `min_dt_s` or longer. Solves u*dt + S(u) = room of the module's
+    docstring, where S is straight between multiples of a*m.
+    """
+    if room <= 0.0:
+        return 0.0
+    half = dt_s - min_dt_s / 2
+    n = math.floor((math.sqrt(half * half + 2 * room / acceleration) - half) / min_dt_s)
+    return ((room + acceleration * min_dt_s * min_dt_s * n * (n + 1) / 2)
+            / (dt_s + n * min_dt_s))
+
+
+class Limiter:
+    """
+    Follow targets within limits.
+
+    A target sequence that keeps the limits passes unchanged, to the bit. Otherwise the limiter goes
+    its fastest way to meet the target at the target's own velocity, and a target that stands still is
+    reached without overshoot. For steps of at least `min_dt_s` no limit is exceeded by more than
+    rounding, whatever the targets; for shorter ones workspace and speed still hold.
+    """
+
+    def __init__(self, limits: Limits, min_dt_s: float = 0.01) -> None:
+        self._limits = limits
+        self._min_dt_s = min_dt_s
+        self._lows = tuple(map(float, limits.workspace_min))
+        self._highs = tuple(map(float, limits.workspace_max))
+
+    def reset(self, position: np.ndarray, quaternion: np.ndarray) -> None:
+        """Begin at rest at a measured pose: position (3,) in metres, unit quaternion (4,)."""
+        _check_finite(position, quaternion)
+        self.position = np.array(position, np.float64)
+        self.quaternion = rotation.normalise(quaternion)
+        self._velocity = [0.0, 0.0, 0.0]
+        self._angular_velocity = np.zeros(3)
+        # The target's velocity is believed to change no faster than the arm can: a jump is no speed.
+        self._target = self.position.tolist()
+        self._target_velocity = [0.0, 0.0, 0.0]
+        self._target_quaternion = self.quaternion
+        self._target_angular_velocity = np.zeros(3)
+        self._turning = False
+
+    def step(self, position: np.ndarray, quaternion: np.ndarray, dt_s: float,
+             speed: float | None = None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """
+        Move toward a target for one step.
+
+        Args:
+            position: (3,) metres.
+            quaternion: (4,) unit length.
+            dt_s: length of the step.
+            speed: m/s on each axis, in place of a greater `max_speed`.
+
+        Returns:
+            Position, quaternion, and the names of the limits that changed the target.
+
+        Raises:
+            ValueError: a number that is not finite, or a step that does not last.
+        """
+        _check_finite(position, quaternion)
+        if not 0 < dt_s < math.inf:
+            raise ValueError(f'step of {dt_s} s, expected more than 0')
+        max_speed = min(speed or math.inf, self._limits.max_speed)
+        start = self.position.tolist()
+        acted: list[str] = []
+        reached = [self._axis(axis, here, there, dt_s, max_speed, acted)
+                   for axis, (here, there) in enumerate(zip(start, np.asarray(position).tolist()))]
+        self.position = np.array(reached)
+        quaternion = np.asarray(quaternion, np.float64)
+        if self._turning or not np.array_equal(quaternion, self.quaternion):
+            self._turn(quaternion, dt_s, acted)
+            self._turning = bool(self._angular_velocity.any()
+                                 or self._target_angular_velocity.any())
+        return self.position, self.quaternion, tuple(dict.fromkeys(acted))
+
+    def brake(self, dt_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Slow down for one step, as fast as the limits allow, toward a stop."""
+        change = self._limits.max_acceleration * dt_s
+        self._velocity = [math.copysign(max(abs(v) - change, 0.0), v) for v in self._velocity]
+        moved = zip(self.position.tolist(), self._velocity, self._lows, self._highs)
+        self._target = [min(max(here + v * dt_s, min(here, low)), max(here, high))
+                        for here, v, low, high in moved]
+        self._target_velocity = self._velocity
+        self.position = np.array(self._target)
+        rate = float(np.linalg.norm(self._angular_velocity))
+        if rate > 0:
+            kept = max(rate - self._limits.max_angular_acceleration * dt_s, 0.0) / rate
+            self._angular_velocity = self._angular_velocity * kept
+            self.quaternion = self._turned(dt_s)
+        self._target_quaternion = self.quaternion
+        self._target_angular_velocity = self._angular_velocity
+        return self.position, self.quaternion
+
+    def _axis(self, axis: int, here: float, there: float, dt_s: float, max_speed: float,
+              acted: list[str]) -> float:
+        low, high = self._lows[axis], self._highs[axis]
+        velocity = self._velocity[axis]
+        acceleration = self._limits.max_acceleration
+        target = min(max(there, low), high)
+        if target != there:
+            acted.append('workspace')
+        aim = (target - here) / dt_s
+        believed = self._target_velocity[axis]
+        change = (target - self._target[axis]) / dt_s - believed
+        target_velocity = believed + min(max(change, -acceleration * dt_s), acceleration * dt_s)
+        self._target[axis], self._target_velocity[axis] = target, target_velocity
+
+        slowest, fastest = velocity - acceleration * dt_s, velocity + acceleration * dt_s
+        room_up = braking_speed(high - here, acceleration, dt_s, self._min_dt_s)
+        room_down = braking_speed(here - low, acceleration, dt_s, self._min_dt_s)
+        # A speed limit that was lowered on the way is reached by braking, not at once.
+        upper = max(min(fastest, max_speed, room_up), slowest)
+        lower = min(max(slowest, -max_speed, -room_down), fastest)
+        slack = SLACK * (max_speed + acceleration * dt_s)
+        meets = abs(aim - target_velocity) <= acceleration * min(self._min_dt_s, dt_s) + slack
+        if meets and lower - slack <= aim <= upper + slack:
+            reached = target
+        else:
+            if abs(aim) > max_speed + slack:
+                acted.append('speed')
+            elif room_up < aim <= fastest or -room_down > aim >= slowest:
+                acted.append('workspace')
+            else:
+                acted.append('acceleration')
+            chosen = self._catch_up(target - here, target_velocity, dt_s, max_speed)
+            reached = here + min(max(chosen, lower), upper) * dt_s
+            reached = min(max(reached, min(here, low)), max(here, high))
+        self._velocity[axis] = (reached - here) / dt_s
+        return reached
+
+    def _catch_up(self, error: float, target_velocity: float, dt_s: float,
+                  max_speed: float) -> float:
+        """Return the speed that meets the target, seen as going on at its velocity."""
+        target_velocity = min(max(target_velocity, -max_speed), max_speed)
+        behind = error - target_velocity * dt_s
+        closing = braking_speed(abs(behind), self._limits.max_acceleration, dt_s, self._min_dt_s)
+        return target_velocity + math.copysign(closing, behind)
+
+    def _turn(self, target: np.ndarray, dt_s: float, acted: list[str]) -> None:
+        """Turn toward the target: the same rule, on the rotation vector's length."""
+        limits = self._limits
+        change = limits.max_angular_acceleration * dt_s
+        aim = rotation.difference(target, self.quaternion) / dt_s
+        believed = self._target_angular_velocity
+        target_velocity = rotation.difference(target, self._target_quaternion) / dt_s
+        target_velocity = believed + _shortened(target_velocity - believed, change)
+        self._target_quaternion, self._target_angular_velocity = target, target_velocity
+        slack = SLACK * (limits.max_angular_speed + change)
+        if (_length(aim) <= limits.max_angular_speed + slack
+                and _length(aim - self._angular_velocity) <= change + slack
+                and _length(aim - target_velocity)
+                <= limits.max_angular_acceleration * min(self._min_dt_s, dt_s) + slack):
+            self._angular_velocity = aim
+            self.quaternion = target
+            return
+        too_fast = _length(aim) > limits.max_angular_speed + slack
+        acted.append('angular_speed' if too_fast else 'angular_acceleration')
+        target_velocity = _shortened(target_velocity, limits.max_angular_speed)
+        behind = aim * dt_s - target_velocity * dt_s
+        closing = braking_speed(_length(behind), limits.max_angular_acceleration, dt_s,
+                                self._min_dt_s)
+        goal = target_velocity + _shortened(behind / dt_s, closing)
+        step = _shortened(goal - self._angular_velocity, change)
+        # The ball of allowed speeds is convex and holds the old speed: cutting shortens the change.
+        self._angular_velocity = _shortened(self._angular_velocity + step,
+                                            limits.max_angular_speed)
+        self.quaternion = self._turned(dt_s)
+
+    def _turned(self, dt_s: float) -> np.ndarray:
+        turn = rotation.exp(self._angular_velocity * dt_s)
+        return rotation.normalise(rotation.multiply(turn, self.quaternion))
+
+
+def _length(vector: np.ndarray) -> float:
+    x, y, z = vector.tolist()
+    return math.sqrt(x * x + y * y + z * z)
+
+
+def _shortened(vector: np.ndarray, length: float) -> np.ndarray:
+    present = _length(vector)
+    return vector if present <= length else vector * (length / present)
+
+
+def _check_finite(position: np.ndarray, quaternion: np.ndarray) -> None:
+    values = (*np.asarray(position).tolist(), *np.asarray(quaternion).tolist())
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f'target {list(values)} is not finite')
