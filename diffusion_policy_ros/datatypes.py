@@ -141,4 +141,5 @@ class Status(Enum):
     STARVED = 'Past the last point of the chunk: holding its last target.'
     HELD = 'No new chunk within command_timeout: holding.'
     TELEOP = 'Following the teleoperator.'
+    REFUSED = 'The chunk for this time was refused: holding.'
     HALTED = 'Halted: holding until ~/clear_halt is called.'

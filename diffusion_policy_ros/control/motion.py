@@ -1,0 +1,120 @@
+"""Targets to commands: from the measured pose, slowly at first, within limits; and the hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from diffusion_policy_ros.control import rotation
+from diffusion_policy_ros.control.arm import CLOSED, OPEN, ArmConfig
+from diffusion_policy_ros.control.limits import Limiter
+from diffusion_policy_ros.datatypes import NS_PER_S, Command, Observation
+
+NEUTRAL_EFFORT = 0.0
+"""Neither opens nor closes; only where an answer is due before any effort was ever commanded."""
+
+
+class Motion:
+    """
+    The commanded pose, its speed, and the last closing effort.
+
+    Attributes:
+        started: whether there is a commanded pose.
+        approaching: whether the first target is still approached, at `start_speed`.
+        gripper: closing effort that was last commanded, None before the first.
+        limits_acted: how often each limit changed a target, the slow approach aside.
+    """
+
+    def __init__(self, arm: ArmConfig, period_ns: int, longest_step_ns: int | None) -> None:
+        """
+        Prepare for an arm that has limits.
+
+        Args:
+            arm: its limits are used.
+            period_ns: the first step's length.
+            longest_step_ns: steps that take longer count as this long, so that a pause is not made
+                good in one move; None for no such limit.
+        """
+        self._limits = arm.limits
+        self._limiter = Limiter(arm.limits, period_ns / 2 / NS_PER_S)
+        self._fixed_orientation = (None if arm.fixed_orientation is None
+                                   else rotation.normalise(arm.fixed_orientation))
+        self._has_gripper = arm.gripper.type != 'none'
+        self._period_ns = period_ns
+        self._longest_step_ns = longest_step_ns
+        self._orientation: np.ndarray | None = None
+        self.limits_acted: Counter[str] = Counter()
+        self.gripper: float | None = None
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the commanded pose: the next motion begins at the measured one."""
+        self.started = False
+        self.approaching = False
+        self._approach_ns = 0
+        self._last_ns: int | None = None
+        self._frame_id = ''
+
+    def forget_orientation(self) -> None:
+        """Hold the orientation measured at the next beginning where no rotation is predicted."""
+        self._orientation = None
+
+    def begin(self, pose: Observation) -> None:
+        """Start at rest at the measured pose."""
+        self.drop()
+        self._limiter.reset(pose.value[:3], pose.value[3:])
+        if self._orientation is None:
+            self._orientation = self._limiter.quaternion
+        self._frame_id = pose.frame_id
+        self.started = True
+
+    def elapsed_ns(self, now_ns: int) -> int | None:
+        """Return the time since the last command; None before the first."""
+        return None if self._last_ns is None else now_ns - self._last_ns
+
+    def approach(self, position: np.ndarray) -> None:
+        """
+        Go at `start_speed` until the target is met, or for as long as the way to it takes.
+
+        The second end is for a target that keeps moving away faster than `start_speed`.
+        """
+        way = float(np.max(np.abs(position - self._limiter.position)))
+        limits = self._limits
+        seconds = way / limits.start_speed + limits.start_speed / limits.max_acceleration
+        self.approaching = True
+        self._approach_ns = round(seconds * NS_PER_S)
+
+    def toward(self, position: np.ndarray, quaternion: np.ndarray | None, gripper: float | None,
+               now_ns: int) -> Command:
+        """Return the command for now on the way to a target."""
+        step_ns = self._step_ns(now_ns)
+        if self._fixed_orientation is not None:
+            quaternion = self._fixed_orientation
+        elif quaternion is None:
+            quaternion = self._orientation
+        speed = self._limits.start_speed if self.approaching else None
+        _, _, acted = self._limiter.step(position, quaternion, step_ns / NS_PER_S, speed)
+        if self.approaching:
+            self._approach_ns -= step_ns
+            self.approaching = bool(acted) and self._approach_ns > 0
+        else:
+            self.limits_acted.update(acted)
+        if gripper is not None:
+            self.gripper = min(max(float(gripper), OPEN), CLOSED)
+        return self._command(now_ns)
+
+    def hold(self, now_ns: int) -> Command:
+        """Return the command for now on the way to a stop, the gripper as it is."""
+        self.approaching = False
+        self._limiter.brake(self._step_ns(now_ns) / NS_PER_S)
+        return self._command(now_ns)
+
+    def _step_ns(self, now_ns: int) -> int:
+        step_ns = self._period_ns if self._last_ns is None else now_ns - self._last_ns
+        return step_ns if self._longest_step_ns is None else min(step_ns, self._longest_step_ns)
+
+    def _command(self, now_ns: int) -> Command:
+        self._last_ns = now_ns
+        return Command(now_ns, self._limiter.position, self._limiter.quaternion,
+                       self.gripper if self._has_gripper else None, self._frame_id)

@@ -1,0 +1,139 @@
+"""Which chunks are followed, and which are refused and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from diffusion_policy_ros.control import rotation
+from diffusion_policy_ros.control.blending import blend, sample
+from diffusion_policy_ros.datatypes import NS_PER_S, Chunk
+
+
+def target_problem(position: np.ndarray, quaternion: np.ndarray | None,
+                   gripper: np.ndarray | float | None, frame_id: str,
+                   frame_expected: str | None) -> str | None:
+    """
+    Return what is wrong with targets, as 'reason: found, expected', or None.
+
+    Args:
+        position: (..., 3).
+        quaternion: (..., 4) or None.
+        gripper: (...) or None.
+        frame_id: frame that they are given in.
+        frame_expected: frame of the measured pose; None where none was measured yet.
+    """
+    for name, value in (('position', position), ('quaternion', quaternion), ('gripper', gripper)):
+        if value is not None and not np.all(np.isfinite(value)):
+            return f'not finite: {name} has NaN or infinity, expected numbers'
+    if quaternion is not None and not rotation.is_unit(quaternion):
+        lengths = np.linalg.norm(quaternion, axis=-1).round(4).tolist()
+        return f'quaternion: length {lengths}, expected 1'
+    if frame_expected is not None and frame_id != frame_expected:
+        return f'frame: targets are in {frame_id!r}, expected {frame_expected!r} as in ee_pose'
+    return None
+
+
+def normalised(quaternion: np.ndarray | None) -> np.ndarray | None:
+    """Return quaternions (..., 4) at exactly length 1."""
+    if quaternion is None:
+        return None
+    quaternion = np.asarray(quaternion, np.float64)
+    return quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
+
+
+class Plan:
+    """
+    The chunk that is followed.
+
+    Attributes:
+        chunk: the last one taken, blended with the one before it; None before the first.
+    """
+
+    def __init__(self, blend_ns: int, period_ns: int, max_lead_ns: int | None) -> None:
+        """
+        Prepare.
+
+        Args:
+            blend_ns: length of the passage from one chunk to the next.
+            period_ns: Ta*dt, for how long a chunk answers in lockstep; 0 outside of it.
+            max_lead_ns: how far ahead of now a chunk's stamp may be; None for any lead.
+        """
+        self._blend_ns = blend_ns
+        self._period_ns = period_ns
+        self._max_lead_ns = max_lead_ns
+        self.forget()
+
+    def forget(self, before_ns: int | None = None) -> None:
+        """Drop the chunk; later, refuse those whose observation is not younger than `before_ns`."""
+        self.chunk: Chunk | None = None
+        self._before_ns = before_ns
+        self._newest_ns: int | None = None
+        self._refused_ns: int | None = None
+
+    def take(self, chunk: Chunk, now_ns: int, frame_id: str | None, follow: bool) -> str | None:
+        """
+        Take a chunk, or return why not as 'reason: found, expected'.
+
+        Args:
+            chunk: from the policy.
+            now_ns: ROS time.
+            frame_id: frame of the measured pose, None where there is none yet.
+            follow: whether the present chunk is being followed, so that the new one is blended in.
+        """
+        problem = self._problem(chunk, now_ns, frame_id)
+        if problem is not None:
+            self.refuse(chunk.stamp_ns)
+            return problem
+        self._newest_ns = chunk.stamp_ns
+        clean = replace(chunk, position=np.asarray(chunk.position, np.float64),
+                        quaternion=normalised(chunk.quaternion))
+        self.chunk = blend(self.chunk if follow else None, clean, now_ns, self._blend_ns)
+        return None
+
+    def refuse(self, stamp_ns: int) -> None:
+        """Note that the chunk of this stamp will not come."""
+        self._refused_ns = stamp_ns
+
+    def answers(self, t_ns: int) -> bool:
+        """Return whether the chunk is the one that answers t in lockstep."""
+        return self.chunk is not None and self._within(self.chunk.stamp_ns, t_ns)
+
+    def refused(self, t_ns: int) -> bool:
+        """Return whether the chunk that would have answered t in lockstep was refused."""
+        return self._refused_ns is not None and self._within(self._refused_ns, t_ns)
+
+    def at(self, now_ns: int) -> tuple[np.ndarray, np.ndarray | None, float | None]:
+        """Return the target at a moment; past the last point it is that point's."""
+        return sample(self.chunk, now_ns)
+
+    def ahead(self, now_ns: int) -> bool:
+        """Return whether the chunk still has a point now or later."""
+        return self.chunk is not None and now_ns <= self.chunk.end_ns
+
+    def _within(self, stamp_ns: int, t_ns: int) -> bool:
+        return 0 <= t_ns - stamp_ns < self._period_ns
+
+    def _problem(self, chunk: Chunk, now_ns: int, frame_id: str | None) -> str | None:
+        problem = target_problem(chunk.position, chunk.quaternion, chunk.gripper, chunk.frame_id,
+                                 frame_id)
+        if problem is not None:
+            return problem
+        if self._newest_ns is not None and chunk.stamp_ns <= self._newest_ns:
+            return (f'out of order: stamped {_seconds(self._newest_ns - chunk.stamp_ns)} before '
+                    'the last chunk, expected a later stamp')
+        if self._before_ns is not None and chunk.stamp_ns <= self._before_ns:
+            return (f'before reset: observed {_seconds(self._before_ns - chunk.stamp_ns)} before '
+                    '~/reset, expected an observation after it')
+        if chunk.end_ns < now_ns:
+            return (f'past: its last point was due {_seconds(now_ns - chunk.end_ns)} ago, expected '
+                    'points ahead')
+        if self._max_lead_ns is not None and chunk.stamp_ns - now_ns > self._max_lead_ns:
+            return (f'future: stamped {_seconds(chunk.stamp_ns - now_ns)} ahead of now, expected '
+                    'one clock (use_sim_time) in all nodes')
+        return None
+
+
+def _seconds(duration_ns: int) -> str:
+    return f'{duration_ns / NS_PER_S:.3f} s'

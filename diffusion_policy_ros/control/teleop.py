@@ -1,0 +1,60 @@
+"""What a person commands while the dead-man is held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diffusion_policy_ros.control.plan import normalised, target_problem
+from diffusion_policy_ros.datatypes import NS_PER_S, Command
+
+
+class Teleop:
+    """
+    The teleoperator's last target; silence on the steady clock is the release.
+
+    Attributes:
+        command: the last target that was taken.
+    """
+
+    def __init__(self, timeout_ns: int, lockstep: bool) -> None:
+        """
+        Prepare.
+
+        Args:
+            timeout_ns: silence after which the teleoperator has let go, and greatest age of a
+                target's stamp.
+            lockstep: stamps are ticks, so that their age says nothing.
+        """
+        self._timeout_ns = timeout_ns
+        self._lockstep = lockstep
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the target, as if the dead-man had been let go."""
+        self.command: Command | None = None
+        self._steady_ns = 0
+
+    def take(self, command: Command, now_ns: int, steady_ns: int,
+             frame_id: str | None) -> str | None:
+        """Take a target, or return why not as 'reason: found, expected'."""
+        problem = target_problem(command.position, command.quaternion, command.gripper,
+                                 command.frame_id, frame_id)
+        if problem is not None:
+            return problem
+        if self.command is not None and command.stamp_ns <= self.command.stamp_ns:
+            return (f'out of order: stamped {_seconds(self.command.stamp_ns - command.stamp_ns)} '
+                    'before the last target, expected a later stamp')
+        if not self._lockstep and abs(now_ns - command.stamp_ns) > self._timeout_ns:
+            return (f'past: stamped {_seconds(now_ns - command.stamp_ns)} ago, expected at most '
+                    f'teleop_timeout_s {_seconds(self._timeout_ns)}')
+        self.command = replace(command, quaternion=normalised(command.quaternion))
+        self._steady_ns = steady_ns
+        return None
+
+    def fresh(self, steady_ns: int) -> bool:
+        """Return whether the dead-man is held."""
+        return self.command is not None and steady_ns - self._steady_ns <= self._timeout_ns
+
+
+def _seconds(duration_ns: int) -> str:
+    return f'{duration_ns / NS_PER_S:.3f} s'
