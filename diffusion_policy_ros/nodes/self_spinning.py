@@ -1,0 +1,93 @@
+"""A node whose work is a story told from top to bottom, and that spins itself while it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import signal
+import time
+from typing import Any
+
+from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from diffusion_policy_ros.nodes.spin import EventsExecutor
+
+SPIN_TIMEOUT_S = 0.1
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+class SelfSpinning(Node):
+    """Calls other nodes and waits for them; each wait has a wall-clock limit."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._executor = EventsExecutor()
+        self._executor.add_node(self)
+        self._stopped = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def destroy_node(self) -> None:
+        """End the executor, too."""
+        self._executor.shutdown()
+        super().destroy_node()
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopped = True
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    def spin(self) -> None:
+        """
+        Run what is ready, or wait a moment for it.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if self._stopped:
+            raise Stopped
+        self._executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
+
+    def wait(self, predicate: Callable[[], Any], limit_s: float, what: str) -> None:
+        """
+        Spin until `predicate` is true.
+
+        Raises:
+            TimeoutError: one line that says `what` did not come.
+            Stopped: a signal came.
+        """
+        deadline = time.monotonic() + limit_s
+        while not predicate():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f'{what}: not within {limit_s:g} s')
+            self.spin()
+
+    def call(self, client: Client, request: Any, limit_s: float) -> Any:
+        """
+        Return a service's response.
+
+        Raises:
+            TimeoutError: names the service, when it is not there or does not answer in time.
+        """
+        self.wait(client.service_is_ready, limit_s, f'service {client.srv_name}')
+        future = client.call_async(request)
+        self.wait(future.done, limit_s, f'the answer of {client.srv_name}')
+        return future.result()
+
+    def set_remote(self, client: Client, limit_s: float, **values: Any) -> None:
+        """
+        Set parameters of another node.
+
+        Raises:
+            ValueError: the node's own reason, when it refuses one.
+            TimeoutError: names the service, when it is not there or does not answer in time.
+        """
+        request = SetParameters.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        for name, result in zip(values, self.call(client, request, limit_s).results):
+            if not result.successful:
+                raise ValueError(f'parameter {name}: {result.reason}')

@@ -1,0 +1,265 @@
+"""Seeds, starts, counts and writes the episodes of a run; the other nodes know nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+import sys
+import time
+
+from rcl_interfaces.srv import SetParameters
+import rclpy
+from std_srvs.srv import Trigger
+
+from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
+from diffusion_policy_ros.nodes import spin
+from diffusion_policy_ros.nodes.parameters import declare, refuse_unknown
+from diffusion_policy_ros.nodes.real_time import keeps_up, largest_factor
+from diffusion_policy_ros.nodes.resources import find
+from diffusion_policy_ros.nodes.self_spinning import SelfSpinning, Stopped
+from diffusion_policy_ros.nodes.sim_summary import (
+    episode_line, EpisodeResult, progress_line, result_lines, Summary,
+)
+from diffusion_policy_ros.nodes.sim_video import Album, VIEW
+from diffusion_policy_ros.nodes.sim_watch import Watch
+from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash, read_config
+from diffusion_policy_ros.sim.tasks import check_task, MAX_STEPS
+
+BRIDGE, EXECUTOR = 'metaworld_bridge', 'chunk_executor'
+ENDED_EARLY, INTERRUPTED = 3, 130  # exit codes
+PROGRESS_S = 0.1
+CLEAR_LINE = '\r\x1b[K'
+SUMMARY = 'summary.json'
+BRIDGE_GRACE_S = 5.0  # the bridge names a missing target first
+RATE_TOLERANCE = 0.98
+TRIAL_S, TRIAL_CHUNKS, TRIAL_LIMIT_S = 3.0, 4, 30.0
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """What is run, and where its results go."""
+
+    task: str = field(default='drawer-open-v3', metadata={'description': 'MetaWorld task.'})
+    checkpoint: str = field(default='checkpoints/drawer_open', metadata={
+        'description': "Folder of the policy's checkpoint: a path, or one inside the package's "
+                       'config folder.'})
+    actor: str = field(default='policy', metadata={
+        'description': "Who moves the arm: the policy, or MetaWorld's expert.",
+        'choices': ('policy', 'expert')})
+    mode: str = field(default='lockstep', metadata={
+        'description': "The bridge's mode.", 'choices': ('lockstep', 'realtime')})
+    real_time_factor: float = field(default=0.0, metadata={
+        'description': 'Sim seconds a wall second, in realtime; 0 for the largest that this '
+                       'machine holds, which is looked for first.', 'min': 0.0, 'max': 1000.0})
+    episodes: int = field(default=10, metadata={
+        'description': 'Episodes, one a seed.', 'min': 1})
+    seed: int = field(default=0, metadata={
+        'description': "The first episode's seed.", 'min': 0})
+    max_ticks: int = field(default=MAX_STEPS, metadata={
+        'description': 'Ticks of 12.5 ms after which an episode counts as failed.', 'min': 1,
+        'max': MAX_STEPS})
+    video: bool = field(default=True, metadata={
+        'description': 'Write video.mp4 and contact_sheet.png.'})
+    view_camera: str = field(default='corner4', metadata={
+        'description': "The bridge's outside view."})
+    out: str = field(default='', metadata={
+        'description': 'Folder for what the run writes; empty for out/sim/<time>.'})
+    ready_limit_s: float = field(default=120.0, metadata={
+        'description': 'Wall-clock limit for the other nodes to come up and answer.', 'unit': 's',
+        'min': 0.1})
+    wait_limit_s: float = field(default=30.0, metadata={
+        'description': 'Wall-clock limit without a tick or, in realtime, a chunk, after which the '
+                       'run ends and what is missing is named.', 'unit': 's', 'min': 0.1})
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+
+
+class SimRunner(SelfSpinning):
+    """Tells the run's story from top to bottom."""
+
+    def __init__(self) -> None:
+        super().__init__('sim_runner')
+        self._config = config = declare(self, RunnerConfig)
+        refuse_unknown(self)
+        checkpoint = find(config.checkpoint) if config.actor == 'policy' else None
+        self._policy = read_config(checkpoint) if checkpoint else None
+        self._folder = Path(config.out or time.strftime('out/sim/%Y-%m-%d_%H-%M-%S'))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._summary = Summary(
+            config.task, config.mode, str(checkpoint or ''),
+            checkpoint_hash(checkpoint) if checkpoint else '', config.episodes)
+        cameras = [camera.name for camera in self._policy.observation.cameras
+                   ] if self._policy else []
+        self._watch = Watch(self, [*cameras, VIEW] if config.video else [])
+        self._album = None
+        if config.video:
+            self._album = Album(self._folder, config.task, config.view_camera)
+        self._resets = [
+            self.create_client(Trigger, f'{name}/reset')
+            for name in (*(['policy'] if self._policy else []), EXECUTOR, BRIDGE)]
+        self._bridge = self.create_client(SetParameters, f'{BRIDGE}/set_parameters')
+        self._next_progress_s = 0.0
+
+    def run(self) -> int:
+        """Run all episodes; return the exit code."""
+        code = 0
+        try:
+            if self._config.mode == 'realtime':
+                self._choose_factor()
+            for number in range(1, self._config.episodes + 1):
+                self._play(number)
+        except Stopped:
+            code, self._summary.problem = INTERRUPTED, 'stopped by a signal'
+        except (TimeoutError, ValueError) as error:
+            code, self._summary.problem = ENDED_EARLY, str(error)
+        if self._summary.problem:
+            say(f'the run ended early: {self._summary.problem}')
+        self._close()
+        return code
+
+    def _play(self, number: int) -> None:
+        """Run one episode to its end, and count it."""
+        config, watch = self._config, self._watch
+        seed = config.seed + number - 1
+        self._begin(seed)
+        start_s = time.monotonic()
+        while not (watch.success or watch.truncated or watch.ticks >= config.max_ticks):
+            self.spin()
+            self._check_alive()
+            self._progress(lambda: progress_line(number, self._summary, seed, watch.ticks,
+                                                 config.max_ticks))
+        # In lockstep the episode's last tick has an outcome, but no ee_pose.
+        ticks = min(watch.ticks + (config.mode == 'lockstep'), config.max_ticks)
+        if watch.truncated and not watch.success and ticks < config.max_ticks:
+            raise TimeoutError(self._missing())
+        result = EpisodeResult(seed, bool(watch.success), ticks, time.monotonic() - start_s)
+        self._summary.episodes.append(result)
+        self._summary.chunk_ms += watch.chunk_ms
+        self._summary.write(self._folder / SUMMARY)
+        say(episode_line(number, self._summary, result))
+        if self._album is not None:
+            self._album.add(f'episode {number}/{config.episodes}', result, watch.frames,
+                            watch.chunks)
+
+    def _begin(self, seed: int) -> None:
+        """Seed and reset all, the bridge last: it begins the episode."""
+        config, watch = self._config, self._watch
+        self.set_remote(self._bridge, config.ready_limit_s, task=config.task, seed=seed)
+        for client in self._resets:
+            watch.forget()
+            answer = self.call(client, Trigger.Request(), config.ready_limit_s)
+            if not answer.success:
+                raise ValueError(f'{client.srv_name}: {answer.message}')
+        self.wait(lambda: watch.under_way and watch.first_ns, config.wait_limit_s, 'ee_pose')
+
+    def _close(self) -> None:
+        for line in result_lines(self._summary):
+            say(line)
+        self._summary.write(self._folder / SUMMARY)
+        pictures = self._album.close() if self._album is not None else []
+        say(' '.join(['wrote', str(self._folder / SUMMARY), *map(str, pictures)]))
+
+    def _progress(self, line: Callable[[], str]) -> None:
+        if sys.stdout.isatty() and time.monotonic() > self._next_progress_s:
+            self._next_progress_s = time.monotonic() + PROGRESS_S
+            print(f'{CLEAR_LINE}{line()}', end='', flush=True)
+
+    # Real time
+
+    def _choose_factor(self) -> None:
+        factor = self._config.real_time_factor
+        if not factor:
+            factor = largest_factor(self._holds)
+            if factor is None:
+                raise TimeoutError('no real-time factor is held: the policy is too slow for '
+                                   'realtime on this machine')
+            say(f'real-time factor {factor:.3g}: the largest at which the bridge keeps its rate '
+                'and no chunk is late')
+        self.set_remote(self._bridge, self._config.ready_limit_s, real_time_factor=factor)
+        self._summary.real_time_factor = factor
+
+    def _holds(self, factor: float) -> bool:
+        """Try a real-time factor for some seconds."""
+        config, policy, watch = self._config, self._policy, self._watch
+        self.set_remote(self._bridge, config.ready_limit_s, real_time_factor=factor)
+        self._begin(config.seed)
+        start_ns, enough, seconds = watch.newest_steady_ns, False, 0.0
+        while not enough and seconds < TRIAL_LIMIT_S:
+            self.spin()
+            self._check_alive()
+            seconds = (time.monotonic_ns() - start_ns) / NS_PER_S
+            enough = seconds > TRIAL_S and len(watch.chunks) > TRIAL_CHUNKS
+            self._progress(lambda: f'trying real-time factor {factor:.3g}  {seconds:4.1f} s')
+        achieved = (watch.newest_ns - watch.first_ns) / (watch.newest_steady_ns - start_ns)
+        return enough and achieved >= RATE_TOLERANCE * factor and keeps_up(
+            [chunk.stamp_ns for chunk in watch.chunks], watch.chunk_ages_ns,
+            policy.chunk_period_ns, to_ns(policy.latency_budget_s), policy.dt_ns)
+
+    # What is missing
+
+    def _check_alive(self) -> None:
+        """
+        Notice when nothing goes on.
+
+        Raises:
+            TimeoutError: names the topic that is missing.
+        """
+        config, watch = self._config, self._watch
+        now_ns = time.monotonic_ns()
+        silence_s = (now_ns - watch.newest_steady_ns) / NS_PER_S
+        if config.mode == 'lockstep':
+            if silence_s > config.wait_limit_s + BRIDGE_GRACE_S:
+                raise TimeoutError(self._missing())
+        elif silence_s > config.wait_limit_s:
+            raise TimeoutError(self._silent('ee_pose', BRIDGE))
+        elif now_ns - watch.newest_chunk_steady_ns > to_ns(config.wait_limit_s):
+            raise TimeoutError(self._silent(*self._source()))
+
+    def _missing(self) -> str:
+        """Name the first topic on the way from tick to target that has nothing for this tick."""
+        watch = self._watch
+        topic, node = self._source()
+        if not self.count_publishers('ee_pose'):
+            topic, node = 'ee_pose', BRIDGE
+        elif self._policy is None:
+            if self.count_publishers(topic):
+                topic, node = 'target_pose', EXECUTOR
+        elif watch.chunks and (watch.newest_ns - watch.chunks[-1].stamp_ns
+                               < self._policy.chunk_period_ns):
+            topic, node = 'target_pose', EXECUTOR
+        return self._silent(topic, node)
+
+    def _source(self) -> tuple[str, str]:
+        return ('ee_trajectory', 'policy') if self._policy else ('teleop_pose', 'expert')
+
+    def _silent(self, topic: str, node: str) -> str:
+        state = 'is there, but silent' if self.count_publishers(topic) else 'is gone'
+        return (f'nothing on {topic} for the tick at {self._watch.newest_ns / NS_PER_S:.4f} s '
+                f'within {self._config.wait_limit_s:g} s: {node} {state}')
+
+
+def say(line: str) -> None:
+    """Print a line that stays, over the progress that does not."""
+    print(f'{CLEAR_LINE if sys.stdout.isatty() else ""}{line}', flush=True)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node."""
+    spin.init(args)
+    node = None
+    try:
+        node = SimRunner()
+        return node.run()
+    except ValueError as error:
+        print(f'sim_runner: {error}', file=sys.stderr, flush=True)
+        return 1
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What sim_runner sees of a run: stamps, chunks, outcomes, and pictures for the video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+from trajectory_msgs.msg import MultiDOFJointTrajectory
+
+from diffusion_policy_ros.datatypes import Chunk
+from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.nodes.sim_video import Frame
+from diffusion_policy_ros.sim.tasks import STEP_NS
+
+KEPT_PICTURES = 8
+
+
+class Watch:
+    """
+    Listens to one episode at a time.
+
+    An episode begins with the bridge's False on ~/success and ~/truncated, and all that is stamped
+    before its first tick belongs to the last one.
+
+    Args:
+        node: that subscribes.
+        cameras: shown in the video; none where there is no video.
+
+    Attributes:
+        first_ns, newest_ns: stamps of the episode's first and newest tick; 0 before the first.
+        newest_steady_ns, newest_chunk_steady_ns: when tick and chunk last arrived.
+        success, truncated: of the episode; None until it has begun.
+        chunks: those of the episode, oldest first.
+        chunk_ms: of each, from its observation's arrival to its own.
+        chunk_ages_ns: how far sim time had gone on when it arrived.
+        frames: for the video, without chunks yet.
+    """
+
+    def __init__(self, node: Node, cameras: Sequence[str]) -> None:
+        self._guard = Guard(node.get_logger().warning)
+        self._node, self._cameras, self._status = node, cameras, ''
+        self.forget()
+        self._listen(Bool, 'metaworld_bridge/success', self._on_success)
+        self._listen(Bool, 'metaworld_bridge/truncated', self._on_truncated)
+        self._listen(PoseStamped, 'ee_pose', self._on_pose)
+        self._listen(MultiDOFJointTrajectory, 'ee_trajectory', self._on_chunk)
+        if cameras:
+            self._listen(DiagnosticArray, '/diagnostics', self._on_diagnostics)
+            for camera in cameras:
+                self._listen(Image, f'{camera}/image_raw', partial(self._on_picture, camera))
+
+    def forget(self) -> None:
+        """Be ready for the next episode."""
+        self.first_ns = self.newest_ns = 0
+        self.newest_steady_ns = self.newest_chunk_steady_ns = time.monotonic_ns()
+        self.success: bool | None = None
+        self.truncated: bool | None = None
+        self.chunks: list[Chunk] = []
+        self.chunk_ms: list[float] = []
+        self.chunk_ages_ns: list[int] = []
+        self.frames: list[Frame] = []
+        self._arrival_ns: dict[int, int] = {}
+        self._pictures: dict[str, dict[int, np.ndarray]] = {name: {} for name in self._cameras}
+
+    @property
+    def ticks(self) -> int:
+        """Ticks since the episode's first."""
+        return (self.newest_ns - self.first_ns) // STEP_NS
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the episode has begun."""
+        return self.success is not None and self.truncated is not None
+
+    def _listen(self, kind: type, topic: str, callback: Callable) -> None:
+        self._node.create_subscription(kind, topic, self._guard(topic, callback), RELIABLE)
+
+    def _on_success(self, msg: Bool) -> None:
+        # True of the last episode may come late; the first False begins this one.
+        if self.success is not None or not msg.data:
+            self.success = msg.data
+
+    def _on_truncated(self, msg: Bool) -> None:
+        if self.truncated is not None or not msg.data:
+            self.truncated = msg.data
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        stamp_ns = messages.stamp_ns(msg.header)
+        if not self.under_way or stamp_ns <= self.newest_ns:
+            return
+        self.first_ns = self.first_ns or stamp_ns
+        self.newest_ns, self.newest_steady_ns = stamp_ns, time.monotonic_ns()
+        self._arrival_ns[stamp_ns] = self.newest_steady_ns
+        if self._cameras and stamp_ns in self._pictures[self._cameras[-1]]:
+            self._add_frame(messages.pose_observation(msg).value, stamp_ns)
+
+    def _on_chunk(self, msg: MultiDOFJointTrajectory) -> None:
+        chunk = messages.motion_half(msg)
+        arrival_ns = self._arrival_ns.get(chunk.stamp_ns)
+        if arrival_ns is not None:
+            self.newest_chunk_steady_ns = time.monotonic_ns()
+            self.chunks.append(chunk)
+            self.chunk_ms.append(1e-6 * (self.newest_chunk_steady_ns - arrival_ns))
+            self.chunk_ages_ns.append(self.newest_ns - chunk.stamp_ns)
+
+    def _on_picture(self, camera: str, msg: Image) -> None:
+        pictures = self._pictures[camera]
+        pictures[messages.stamp_ns(msg.header)] = messages.image_pixels(msg)
+        while len(pictures) > KEPT_PICTURES:
+            del pictures[min(pictures)]
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in msg.status:
+            if status.name == self._executor_name:
+                self._status = status.message
+
+    @property
+    def _executor_name(self) -> str:
+        return f'{self._node.get_namespace().rstrip("/")}/chunk_executor'
+
+    def _add_frame(self, ee_pose: np.ndarray, stamp_ns: int) -> None:
+        """Put the pictures of the outside view's time together; cameras may be slower."""
+        shown = {}
+        for camera, pictures in self._pictures.items():
+            stamps = [stamp for stamp in pictures if self.first_ns <= stamp <= stamp_ns]
+            if not stamps:
+                return
+            shown[camera] = pictures[max(stamps)]
+        self.frames.append(Frame(stamp_ns, shown, ee_pose, None, self._status))
