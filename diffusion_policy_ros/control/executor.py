@@ -118,11 +118,10 @@ class ChunkExecutor:
     def clear_halt(self) -> None:
         """Move again, beginning at the measured pose."""
         self._halted = False
-        self._from_measured = True
 
     def reset(self) -> None:
         """Begin an episode: drop chunk, blend, pose and motion; older observations' chunks, too."""
-        self._drop(self._now_ns)
+        self._drop(self._reset_ns if self._now_ns is None else self._now_ns)
 
     @property
     def limits_acted(self) -> Counter[str]:
@@ -136,6 +135,8 @@ class ChunkExecutor:
         if problem is not None:
             self._count(problem)
             return
+        if self._lockstep:
+            self._notice_jump_back(observation.stamp_ns)
         self._pose = observation
         self._pose_is_new = True
 
@@ -189,7 +190,7 @@ class ChunkExecutor:
         if self._lockstep:
             command, self.status = self._answer(now_ns, steady_ns)
         else:
-            command, self.status = self._act(self._wanted(now_ns, steady_ns), now_ns)
+            command, self.status = self._stream(now_ns, steady_ns, advanced)
         return command, self.status
 
     # What to do
@@ -220,6 +221,17 @@ class ChunkExecutor:
         if not pose_is_fresh:
             return Status.NO_POSE
         return Status.TRACKING if self._plan.ahead(now_ns) else Status.STARVED
+
+    def _stream(self, now_ns: int, steady_ns: int,
+                advanced: bool) -> tuple[Command | None, Status]:
+        """Send at the command rate, as long as ROS time goes on."""
+        status = self._wanted(now_ns, steady_ns)
+        if self._motion is not None:
+            elapsed_ns = self._motion.elapsed_ns(now_ns)
+            if not advanced or elapsed_ns is not None and elapsed_ns < self._min_step_ns:
+                beginning = self.status in (Status.STARTING, Status.START_REFUSED)
+                return None, self.status if beginning and status in MOVING else status
+        return self._act(status, now_ns)
 
     def _answer(self, t_ns: int, steady_ns: int) -> tuple[Command | None, Status]:
         """Answer tick t once, as soon as what it waits for is here."""
@@ -280,18 +292,21 @@ class ChunkExecutor:
         motion = self._motion
         if status in (Status.DISABLED, Status.NO_LIMITS):
             return None, status
-        elapsed_ns = motion.elapsed_ns(now_ns)
-        if elapsed_ns is not None and elapsed_ns > self._command_timeout_ns:
+        if (motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns:
             self._stop_following()
-            elapsed_ns = None
-        if not self._lockstep and elapsed_ns is not None and elapsed_ns < self._min_step_ns:
-            waits = status in MOVING and self.status in (Status.STARTING, Status.START_REFUSED)
-            return None, self.status if waits else status
         if status in BRAKING:
             return self._hold(status, now_ns)
         position, quaternion, gripper = self._target(status, now_ns)
-        if not self._engage(status, position):
-            return self._hold(Status.START_REFUSED, now_ns)
+        source = Status.TELEOP if status == Status.TELEOP else Status.TRACKING
+        if self._following != source:
+            if np.linalg.norm(position - self._pose.value[:3]) > self._max_start_jump:
+                return self._hold(Status.START_REFUSED, now_ns)
+            self._from_measured |= self._following == Status.TELEOP
+            if self._from_measured and motion.started and not motion.at_rest:
+                return motion.hold(now_ns), Status.STARTING
+            self._begin()
+            motion.approach(position)
+            self._following = source
         starting = motion.approaching
         command = motion.toward(position, quaternion, gripper, now_ns)
         return command, Status.STARTING if starting else status
@@ -302,21 +317,6 @@ class ChunkExecutor:
             command = self._teleop.command
             return command.position, command.quaternion, command.gripper
         return self._plan.at(now_ns)
-
-    def _engage(self, status: Status, position: np.ndarray) -> bool:
-        """Go over to the source that `status` names; False where its first target is too far."""
-        source = Status.TELEOP if status == Status.TELEOP else Status.TRACKING
-        if self._following == source:
-            return True
-        jump = float(np.linalg.norm(position - self._pose.value[:3]))
-        if jump > self._max_start_jump:
-            return False
-        if self._following == Status.TELEOP:
-            self._from_measured = True
-        self._begin()
-        self._motion.approach(position)
-        self._following = source
-        return True
 
     def _begin(self) -> None:
         if self._from_measured or not self._motion.started:

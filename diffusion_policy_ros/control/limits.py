@@ -112,6 +112,11 @@ class Limiter:
         self._target_angular_velocity = np.zeros(3)
         self._turning = False
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last step moved and turned nothing."""
+        return not any(self._velocity) and not self._angular_velocity.any()
+
     def step(self, position: np.ndarray, quaternion: np.ndarray, dt_s: float,
              speed: float | None = None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """

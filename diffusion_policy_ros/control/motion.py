@@ -69,6 +69,11 @@ class Motion:
         self._frame_id = pose.frame_id
         self.started = True
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the commanded pose stands still."""
+        return self._limiter.at_rest
+
     def elapsed_ns(self, now_ns: int) -> int | None:
         """Return the time since the last command; None before the first."""
         return None if self._last_ns is None else now_ns - self._last_ns
