@@ -6,10 +6,10 @@ from collections import deque
 
 import numpy as np
 
-from diffusion_policy_ros.datatypes import EE_POSE
+from diffusion_policy_ros.datatypes import EE_POSE, NS_PER_S, Observation
 from diffusion_policy_ros.policy.config import PolicyConfig
 
-SETTLE_NS = 2_000_000_000
+SETTLE_NS = 2 * NS_PER_S
 RATE_TOLERANCE = 1.25
 N_PERIODS = 21
 
@@ -31,15 +31,17 @@ class InputCheck:
         self._stamps: dict[str, deque[int]] = {}
         self._first_steady_ns: int | None = None
 
-    def saw(self, stream: str, stamp_ns: int, frame_id: str, steady_ns: int,
-            size: tuple[int, int] | None = None) -> None:
-        """Take note of one message; `size` is a camera's height and width."""
-        self._stamps.setdefault(stream, deque(maxlen=N_PERIODS)).append(stamp_ns)
-        self._frames[stream] = frame_id
-        if size is not None:
-            self._sizes[stream] = size
+    def saw(self, observation: Observation, steady_ns: int) -> None:
+        """Take note of one message that could be used."""
+        stamps = self._stamps.setdefault(observation.stream, deque(maxlen=N_PERIODS + 1))
+        stamps.append(observation.stamp_ns)
+        self._frames[observation.stream] = observation.frame_id
         if self._first_steady_ns is None:
             self._first_steady_ns = steady_ns
+
+    def saw_size(self, stream: str, height: int, width: int) -> None:
+        """Take note of a camera's size."""
+        self._sizes[stream] = height, width
 
     def differences(self, steady_ns: int) -> list[str] | None:
         """Return one line a difference, or None until 2 s after the first message of any."""
@@ -66,7 +68,7 @@ class InputCheck:
             periods = periods[periods > 0]
             if len(periods) < 3:
                 continue
-            period_s = float(np.median(periods)) * 1e-9
+            period_s = float(np.median(periods)) / NS_PER_S
             if period_s > RATE_TOLERANCE * self._config.dt_s:
                 found.append(f'{self._topics[stream]}: {1 / period_s:.1f} Hz, expected at least '
                              f'{1 / self._config.dt_s:.1f} Hz, the rate of the policy')

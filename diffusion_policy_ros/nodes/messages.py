@@ -106,36 +106,26 @@ def image_observation(msg: Image, stream: str, height: int, width: int) -> Obser
     return Observation(stream, stamp_ns(msg.header), value, msg.header.frame_id)
 
 
-def compressed_pixels(msg: CompressedImage) -> np.ndarray:
+def decompress(msg: CompressedImage) -> Image:
     """
-    Decode a JPEG or PNG image of 8 bits.
-
-    Returns:
-        (H, W, 3) uint8 BGR, as OpenCV decodes it.
+    Return a JPEG or PNG image of 8 bits as an uncompressed bgr8 message.
 
     Raises:
         ValueError: depth or 16 bits, data cut short, or no image at all.
     """
     if '16' in msg.format or 'Depth' in msg.format:
         raise ValueError(f'format: {msg.format!r}, expected jpeg or png of 8 bits')
-    data = np.frombuffer(msg.data, np.uint8)
+    data = bytes(msg.data)
     # OpenCV fills what is missing of a JPEG with grey, and says nothing.
-    if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data.tobytes():
+    if data.startswith(b'\xff\xd8') and b'\xff\xd9' not in data:
         raise ValueError(f'data: {len(data)} bytes of a JPEG without its end, expected all of it')
     pixels = None
-    if len(data):
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if data:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8),
+                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f'data: {len(data)} bytes that are no image, expected jpeg or png')
-    return pixels
-
-
-def compressed_image_observation(
-    msg: CompressedImage, stream: str, height: int, width: int,
-) -> Observation:
-    """Return a compressed image as (height, width, 3) uint8 RGB."""
-    value = camera_image(compressed_pixels(msg), 'bgr8', height, width)
-    return Observation(stream, stamp_ns(msg.header), value, msg.header.frame_id)
+    return image_message(pixels, stamp_ns(msg.header), msg.header.frame_id, 'bgr8')
 
 
 def image_message(

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0  # a busy machine of two cores needs 30 s to import PyTorch
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
 # Domains up to 101 are safe on every system; another session on this machine has another one.
@@ -175,16 +175,27 @@ def probe(ros: None) -> Iterator[Probe]:
     result.close()
 
 
-@pytest.fixture()
-def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Return a function that starts a node as a process; all are ended after the test."""
+def _processes(folder: Path) -> Iterator[Callable[..., Process]]:
     processes: list[Process] = []
 
     def start_process(module: str, name: str, parameters: Mapping[str, Any],
                       extra: tuple[str, ...] = ()) -> Process:
-        processes.append(Process(module, name, parameters, tmp_path, extra))
+        processes.append(Process(module, name, parameters, folder, extra))
         return processes[-1]
 
     yield start_process
     for process in processes:
         process.end()
+        print(f'{process.log_path.name}:\n{process.log}')  # shown where a test has failed
+
+
+@pytest.fixture()
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Return a function that starts a node as a process; all are ended after the test."""
+    yield from _processes(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+    """Return the same, for processes that all tests of a module share."""
+    yield from _processes(tmp_path_factory.mktemp('nodes'))

@@ -152,25 +152,29 @@ def compressed(extension='.png', cut=None):
 
 
 def test_a_png_is_decoded_to_rgb():
-    value = messages.compressed_image_observation(over_the_wire(compressed()), 'wrist', 6, 5).value
-    np.testing.assert_array_equal(value, RGB)
+    msg = messages.decompress(over_the_wire(compressed()))
+    assert (msg.height, msg.width) == (96, 80)
+    observation = messages.image_observation(msg, 'wrist', 6, 5)
+    assert observation.stamp_ns == STAMP_NS
+    np.testing.assert_array_equal(observation.value, RGB)
 
 
 def test_a_jpeg_is_decoded_to_rgb():
-    value = messages.compressed_image_observation(compressed('.jpg'), 'wrist', 6, 5).value
+    msg = messages.decompress(compressed('.jpg'))
+    value = messages.image_observation(msg, 'wrist', 6, 5).value
     assert np.abs(value.astype(int) - RGB).mean() < 6
 
 
 @pytest.mark.parametrize('extension, cut', [('.jpg', -2), ('.jpg', 300), ('.jpg', 0), ('.png', 9)])
 def test_a_compressed_image_cut_short_is_refused(extension, cut):
-    refused('data: ', messages.compressed_pixels, compressed(extension, cut))
+    refused('data: ', messages.decompress, compressed(extension, cut))
 
 
 @pytest.mark.parametrize('kind', ['16UC1; png compressed ', '32FC1; compressedDepth png'])
 def test_compressed_depth_is_refused(kind):
     msg = compressed()
     msg.format = kind
-    refused(f'format: {kind!r}', messages.compressed_pixels, msg)
+    refused(f'format: {kind!r}', messages.decompress, msg)
 
 
 def test_camera_info_holds_the_intrinsics():

@@ -1,0 +1,279 @@
+"""Observations in, chunks out; what happens between the two is in predictor.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+import time
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64
+import torch
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from diffusion_policy_ros.control.arm import load_arm
+from diffusion_policy_ros.datatypes import Chunk, EE_POSE, GRIPPER, Observation
+from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, Latencies, OK, Report, WARN
+from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.input_check import InputCheck
+from diffusion_policy_ros.nodes.parameters import declare, read
+from diffusion_policy_ros.nodes.predictor import check_arm, Predictor, warm_up
+from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, RELIABLE
+from diffusion_policy_ros.nodes.resources import find
+from diffusion_policy_ros.nodes.services import add_trigger
+from diffusion_policy_ros.nodes.spin import run
+from diffusion_policy_ros.nodes.worker import Worker
+from diffusion_policy_ros.policy.checkpoint import load_checkpoint
+from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash
+from diffusion_policy_ros.policy.config import CameraSpec, PolicyConfig
+
+
+@dataclass(frozen=True)
+class PolicyNodeConfig:
+    """Parameters of the policy node; cameras, sizes and rates come from the checkpoint."""
+
+    checkpoint: str = field(default='checkpoints/drawer_open', metadata={
+        'description': "Folder of the checkpoint: a path, or one inside the package's config "
+                       'folder. Read at configure.', 'read_only': False})
+    arm: str = field(default='arms/metaworld.yaml', metadata={
+        'description': "The arm's YAML: a path, or one inside the package's config folder. Read "
+                       'at configure.', 'read_only': False})
+    frame_prefix: str = field(default='', metadata={
+        'description': "Put before the arm's base_frame, for a second arm of the same kind."})
+    device: str = field(default='cpu', metadata={
+        'description': 'Where the network runs, as PyTorch names it: cpu, cuda, cuda:1.'})
+    n_threads: int = field(default=0, metadata={
+        'description': "CPU threads of the network; 0 for PyTorch's own choice.", 'min': 0})
+    seed: int = field(default=0, metadata={
+        'description': "Seed of the noise; taken at the next episode's start.", 'min': 0,
+        'read_only': False})
+    lockstep: bool = field(default=False, metadata={
+        'description': 'The arm waits for each command: inputs are subscribed reliable, whatever '
+                       'input_reliability is.'})
+    input_reliability: str = field(default='best_effort', metadata={
+        'description': 'QoS of the subscriptions to cameras and arm; best_effort reads every '
+                       'publisher.', 'choices': INPUT_RELIABILITY})
+    image_transport: str = field(default='raw', metadata={
+        'description': '<camera>/image_raw, or <camera>/image_raw/compressed.',
+        'choices': ('raw', 'compressed')})
+    autostart: bool = field(default=True, metadata={
+        'description': 'Configure and activate on start; false where a lifecycle manager does.'})
+
+
+class PolicyNode(LifecycleNode):
+    """Loads a checkpoint at configure; predicts, in a thread of its own, while active."""
+
+    def __init__(self) -> None:
+        super().__init__('policy')
+        settings = declare(self, PolicyNodeConfig)
+        self._guard = Guard(self.get_logger().warning)
+        self._worker = Worker(lambda function: self.executor.create_task(function))
+        self._state, self._problem = 'unconfigured', ''
+        self._differences: list[str] = []
+        self._latencies, self._ages = Latencies(), Latencies()
+        self._warm_up_ms, self._n_chunks = float('nan'), 0
+        self._inputs: list[Subscription] = []
+        self._motion = self.create_publisher(MultiDOFJointTrajectory, 'ee_trajectory', RELIABLE)
+        self._gripper = self.create_publisher(JointTrajectory, 'gripper_trajectory', RELIABLE)
+        self._markers = self.create_publisher(MarkerArray, '~/markers', RELIABLE)
+        self._inference_ms = self.create_publisher(Float64, '~/inference_ms', RELIABLE)
+        Diagnostics(self, self._report)
+        self.create_timer(1.0, self._look_at_inputs, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        for name, action in (('start', self._start), ('stop', self._stop), ('reset', self._reset)):
+            add_trigger(self, f'~/{name}', action)
+        if settings.autostart:
+            if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+                raise ValueError(self._problem)
+            self.trigger_activate()
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load, check against the arm, warm up, subscribe."""
+        try:
+            self._load(read(self, PolicyNodeConfig))
+        except (ValueError, RuntimeError) as error:
+            self._problem = ' '.join(str(error).split())
+            if self.executor is not None:
+                self.get_logger().error(f'configure: {self._problem}')
+            return TransitionCallbackReturn.FAILURE
+        self._state, self._problem = 'inactive', ''
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin an episode."""
+        self._state = 'active'
+        self._reset()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let what is in flight come to nothing, and predict no more."""
+        self._reset()
+        self._state = 'inactive'
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and forget the policy."""
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
+        self._state = 'unconfigured'
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Predict no more."""
+        self._reset()
+        self._state = 'finalized'
+        return super().on_shutdown(state)
+
+    def destroy_node(self) -> None:
+        """End the worker's thread first."""
+        self._worker.close()
+        super().destroy_node()
+
+    def _load(self, settings: PolicyNodeConfig) -> None:
+        if settings.n_threads:
+            torch.set_num_threads(settings.n_threads)
+        folder = find(settings.checkpoint)
+        self._arm = load_arm(find(settings.arm))
+        self._policy = policy = load_checkpoint(folder, settings.device)
+        self._checkpoint = f'{settings.checkpoint} sha256 {checkpoint_hash(folder)[:12]}'
+        config = policy.config
+        check_arm(config, self._arm)
+        self._predictor = Predictor(policy, self._worker, self._publish, self._refuse)
+        self._warm_up_ms = self._worker.call(lambda: warm_up(policy))
+        self._say_latency(config, settings.lockstep)
+        self._subscribe(config, settings)
+
+    def _say_latency(self, config: PolicyConfig, lockstep: bool) -> None:
+        budget_ms = 1e3 * config.latency_budget_s
+        line = (f'{self._checkpoint}: a chunk takes {self._warm_up_ms:.1f} ms (median), '
+                f'latency_budget_s leaves {budget_ms:.1f} ms')
+        if self._warm_up_ms > budget_ms and not lockstep:
+            self.get_logger().warning(f'{line}: the arm will hold between chunks')
+        else:
+            self.get_logger().info(line)
+
+    def _subscribe(self, config: PolicyConfig, settings: PolicyNodeConfig) -> None:
+        qos = input_qos('reliable' if settings.lockstep else settings.input_reliability)
+        topics = {EE_POSE: 'ee_pose', GRIPPER: 'gripper_state'}
+        kinds = {EE_POSE: (PoseStamped, messages.pose_observation),
+                 GRIPPER: (JointState, self._gripper_observation)}
+        raw = settings.image_transport == 'raw'
+        for camera in config.observation.cameras:
+            topics[camera.name] = f'{camera.name}/image_raw' + ('' if raw else '/compressed')
+            kinds[camera.name] = (Image if raw else CompressedImage,
+                                  partial(self._camera_observation, camera))
+        topics = {stream: topics[stream] for stream in config.streams}
+        self._check = InputCheck(config, topics, settings.frame_prefix + self._arm.base_frame)
+        for stream, topic in topics.items():
+            kind, convert = kinds[stream]
+            callback = self._guard(topic, partial(self._on_input, convert))
+            self._inputs.append(self.create_subscription(kind, topic, callback, qos))
+
+    # Inputs
+
+    def _gripper_observation(self, msg: JointState) -> Observation:
+        observation = messages.gripper_observation(msg)
+        closed = self._arm.gripper.state_to_closed(observation.value[0])
+        return replace(observation, value=np.array([closed]))
+
+    def _camera_observation(self, camera: CameraSpec, msg: Image | CompressedImage) -> Observation:
+        image = msg if isinstance(msg, Image) else messages.decompress(msg)
+        self._check.saw_size(camera.name, image.height, image.width)
+        return messages.image_observation(image, camera.name, camera.height, camera.width)
+
+    def _on_input(self, convert: Callable[[Any], Observation], msg: Any) -> None:
+        if self._state == 'active':
+            observation = convert(msg)
+            self._check.saw(observation, time.monotonic_ns())
+            self._predictor.push(observation)
+
+    # Chunks
+
+    def _publish(self, chunk: Chunk, milliseconds: float) -> None:
+        try:
+            motion, gripper = messages.chunk_messages(chunk)
+        except ValueError as error:
+            self._refuse(error)
+            return
+        if gripper is not None:
+            self._gripper.publish(gripper)
+        self._motion.publish(motion)
+        self._n_chunks += 1
+        self._latencies.add(milliseconds)
+        self._ages.add(1e-6 * (self.get_clock().now().nanoseconds - chunk.stamp_ns))
+        self._inference_ms.publish(Float64(data=milliseconds))
+        if self._markers.get_subscription_count():
+            self._markers.publish(messages.chunk_markers(chunk))
+
+    def _refuse(self, error: Exception) -> None:
+        self._guard.refuse('prediction', f'{type(error).__name__}: {" ".join(str(error).split())}')
+
+    # Services and reports
+
+    def _start(self) -> str:
+        if self._state not in ('inactive', 'active'):
+            raise ValueError(f'the policy is {self._state}, expected inactive or active')
+        if self._state == 'inactive':
+            self.trigger_activate()
+        self._reset()
+        return 'active, a new episode begins'
+
+    def _stop(self) -> str:
+        if self._state == 'active':
+            self.trigger_deactivate()
+        return self._state
+
+    def _reset(self) -> str:
+        if self._state in ('inactive', 'active'):
+            self._predictor.reset(self.get_parameter('seed').value)
+        return 'a new episode begins'
+
+    def _report(self) -> Report:
+        values: dict[str, object] = {'state': self._state}
+        if self._state not in ('inactive', 'active'):
+            return (ERROR if self._problem else OK), self._problem or self._state, values
+        values |= {
+            'checkpoint': self._checkpoint,
+            'chunks': self._n_chunks,
+            'chunks_missed': self._predictor.missed,
+            'inference_running': self._worker.busy,
+            'inferences_dropped': self._worker.dropped,
+            'inference_ms_median': f'{self._latencies.percentile(50):.1f}',
+            'inference_ms_p99': f'{self._latencies.percentile(99):.1f}',
+            'warm_up_ms': f'{self._warm_up_ms:.1f}',
+            'latency_budget_ms': f'{1e3 * self._policy.config.latency_budget_s:.1f}',
+            'observation_age_ms_median': f'{self._ages.percentile(50):.1f}',
+            'not_ready': self._predictor.not_ready,
+            'inputs_differ': '; '.join(self._differences),
+            **{f'refused {key}': count for key, count in self._guard.refused.items()}}
+        level = WARN if self._differences or self._guard.refused else OK
+        return level, self._predictor.not_ready or self._state, values
+
+    def _look_at_inputs(self) -> None:
+        """Log all differences between topics and checkpoint at once, whenever they change."""
+        if self._state != 'active':
+            return
+        found = self._check.differences(time.monotonic_ns())
+        if found is None or found == self._differences:
+            return
+        self._differences = found
+        if found:
+            self.get_logger().error('\n  '.join(
+                ['the inputs are not what the checkpoint was trained on:', *found]))
+        else:
+            self.get_logger().info('the inputs are what the checkpoint was trained on')
+
+
+def main() -> int:
+    """Run the node."""
+    return run(PolicyNode)

@@ -1,0 +1,107 @@
+"""What the policy node does between a message and a chunk, without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import time
+
+import numpy as np
+
+from diffusion_policy_ros.control.arm import ArmConfig
+from diffusion_policy_ros.control.horizon import ChunkSchedule, Horizon, NotReady
+from diffusion_policy_ros.datatypes import Chunk, EE_POSE, GRIPPER, Observation, ObservationWindow
+from diffusion_policy_ros.nodes.worker import Worker
+from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
+
+WARM_UP_CALLS = 8
+WARM_UP_UNCOUNTED = 3
+WARM_UP_S = 5.0  # a slow policy is called less often
+
+
+class Predictor:
+    """
+    Observations in, a chunk whenever one is due.
+
+    Args:
+        policy: that predicts.
+        worker: that it predicts in.
+        publish: takes a chunk and the milliseconds that it took.
+        refuse: takes what a prediction raised.
+
+    Attributes:
+        not_ready: why there is no window now, or ''.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, worker: Worker,
+                 publish: Callable[[Chunk, float], None],
+                 refuse: Callable[[Exception], None]) -> None:
+        config = policy.config
+        self._policy, self._worker = policy, worker
+        self._publish, self._refuse = publish, refuse
+        self._horizon = Horizon(config.streams, config.n_obs_steps, config.dt_ns)
+        self._schedule = ChunkSchedule(config.chunk_period_ns)
+        self._first_ns: int | None = None
+        self.seed = 0
+        self.not_ready = ''
+
+    @property
+    def missed(self) -> int:
+        """Chunks that were due while an inference ran or no window was there."""
+        return self._schedule.missed
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode: forget what was seen, and what is in flight."""
+        self.seed = seed
+        self._horizon.reset()
+        self._begin_episode(None)
+
+    def push(self, observation: Observation) -> None:
+        """Take an observation, and start an inference where a chunk is due."""
+        self._horizon.push(observation)
+        t_ns, first_ns = self._horizon.stamp_ns, self._horizon.episode_start_ns
+        if first_ns != self._first_ns:
+            self._begin_episode(first_ns)
+        if self._worker.busy:
+            return
+        window = self._horizon.window()
+        self.not_ready = window.reason if isinstance(window, NotReady) else ''
+        if not self.not_ready and self._schedule.due(t_ns, first_ns):
+            noise = episode_noise(self.seed, t_ns - first_ns, self._policy.noise_shape)
+            self._worker.submit(lambda: self._policy.predict([window], noise[None])[0],
+                                self._publish, self._refuse)
+
+    def _begin_episode(self, first_ns: int | None) -> None:
+        self._worker.drop()
+        self._schedule.reset()
+        self._first_ns = first_ns
+
+
+def warm_up(policy: DiffusionPolicy) -> float:
+    """Predict from black images; return the median of one prediction in milliseconds."""
+    config = policy.config
+    values = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8)
+              for camera in config.observation.cameras}
+    values |= {EE_POSE: np.array([0.0, 0, 0, 0, 0, 0, 1]), GRIPPER: np.zeros(1)}
+    window = ObservationWindow(1, {name: np.stack([values[name]] * config.n_obs_steps)
+                                   for name in config.streams}, 'base')
+    noise = episode_noise(0, 0, policy.noise_shape)[None]
+    begin, times = time.perf_counter(), []
+    while len(times) < WARM_UP_CALLS and (not times or time.perf_counter() - begin < WARM_UP_S):
+        start = time.perf_counter()
+        policy.predict([window], noise)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times[min(WARM_UP_UNCOUNTED, len(times) - 1):]))
+
+
+def check_arm(config: PolicyConfig, arm: ArmConfig) -> None:
+    """
+    Refuse an arm that cannot do what the policy predicts.
+
+    Raises:
+        ValueError: names the part that the arm has not.
+    """
+    parts = (*config.action.parts, *config.observation.state)
+    if arm.gripper.type == 'none' and 'gripper' in parts:
+        raise ValueError("arm: gripper.type is none, expected a gripper, which the checkpoint's "
+                         'policy observes or moves')

@@ -1,0 +1,381 @@
+"""The policy node as a process of its own, over DDS, with a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import array
+from dataclasses import fields
+import math
+import re
+import signal
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import pytest
+from rcl_interfaces.srv import DescribeParameters
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64
+from std_srvs.srv import Trigger
+import torch
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
+from visualization_msgs.msg import MarkerArray
+import yaml
+
+from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, ObservationWindow
+from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.nodes.policy_node import PolicyNodeConfig
+from diffusion_policy_ros.nodes.qos import LATCHED
+from diffusion_policy_ros.nodes.resources import config_folder
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint
+from diffusion_policy_ros.policy.config import (
+    CameraSpec, NoiseConfig, ObservationSpec, PolicyConfig, UnetConfig, VisionConfig,
+)
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
+from diffusion_policy_ros.policy.normalizer import Normalizer
+
+DT_NS = 50_000_000
+FRAME = 'base'
+SOURCE, SIZE = 40, 32
+SLOW_STEPS = 1000
+ARM = {'base_frame': FRAME, 'ee_frame': 'hand'}
+
+
+def make_policy(noise):
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        observation=ObservationSpec((CameraSpec('wrist', SOURCE, SOURCE, SIZE, SIZE),)),
+        n_obs_steps=2, horizon=8, n_action_steps=4, dt_s=DT_NS / NS_PER_S,
+        vision=VisionConfig(base_width=16, crop_height=24, crop_width=24),
+        unet=UnetConfig(down_dims=(16, 16)), noise=noise)
+    policy = DiffusionPolicy(config, Normalizer.fit({
+        'state': np.array([[-1.0] * 4, [1.0] * 4]), 'action': np.array([[-0.1] * 4, [0.1] * 4])}))
+    return policy.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def arm_yaml(tmp_path_factory):
+    path = tmp_path_factory.mktemp('arm') / 'arm.yaml'
+    path.write_text(yaml.safe_dump(ARM))
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def policy():
+    return make_policy(NoiseConfig(num_inference_steps=2))
+
+
+@pytest.fixture(scope='module')
+def checkpoint(policy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('checkpoint')
+    save_checkpoint(folder, policy, {}, torch.float32)
+    return str(folder)
+
+
+@pytest.fixture(scope='module')
+def slow_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('slow')
+    noise = NoiseConfig(num_train_timesteps=SLOW_STEPS, num_inference_steps=SLOW_STEPS)
+    save_checkpoint(folder, make_policy(noise), {}, torch.float32)
+    return str(folder)
+
+
+def picture(tick):
+    """Return a picture that is another one at each tick."""
+    return np.random.default_rng(tick).integers(0, 256, (SOURCE, SOURCE, 3), np.uint8)
+
+
+def pose(tick):
+    return np.array([0.01 * tick, 0.5, 0.2, 0, 0, 0, 1.0])
+
+
+class Arm:
+    """What the policy node sees of the world, and what it says to that."""
+
+    stamps = iter(range(10 * NS_PER_S, 10**15, 1000 * NS_PER_S))
+
+    def __init__(self, probe, namespace=''):
+        self.probe, self.name = probe, f'{namespace}/policy'
+        self.chunks = probe.collect(MultiDOFJointTrajectory, f'{namespace}/ee_trajectory')
+        self.grippers = probe.collect(JointTrajectory, f'{namespace}/gripper_trajectory')
+        self.inference_ms = probe.collect(Float64, f'{self.name}/inference_ms')
+        self.reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
+        self.image = probe.publisher(Image, f'{namespace}/wrist/image_raw')
+        self.pose = probe.publisher(PoseStamped, f'{namespace}/ee_pose')
+        self.gripper = probe.publisher(JointState, f'{namespace}/gripper_state')
+        for topic in ('ee_trajectory', 'gripper_trajectory', 'policy/inference_ms'):
+            probe.wait(lambda: probe.node.count_publishers(f'{namespace}/{topic}'), topic)
+        self.first_ns = next(self.stamps)
+
+    def observe(self, tick, **changes):
+        """Publish what is seen at a tick (dt apart); `changes` replaces messages."""
+        stamp_ns = self.first_ns + tick * DT_NS
+        values = {
+            'image': messages.image_message(picture(tick), stamp_ns, 'optical'),
+            'gripper': messages.gripper_state_message(0.25, stamp_ns),
+            'pose': messages.pose_message(pose(tick)[:3], pose(tick)[3:], stamp_ns, FRAME)}
+        for name, msg in {**values, **changes}.items():
+            if msg is not None:
+                getattr(self, name).publish(msg)
+        return stamp_ns
+
+    def chunk(self, stamp_ns):
+        """Return the chunk of an observation, both halves joined, once it is there."""
+        def find_chunk():
+            halves = [[msg for msg in half if messages.stamp_ns(msg.header) == stamp_ns]
+                      for half in (self.chunks, self.grippers)]
+            return halves if all(halves) else None
+
+        motion, gripper = self.probe.wait(find_chunk, f'a chunk stamped {stamp_ns}')
+        return messages.join_chunk(messages.motion_half(motion[0]),
+                                   messages.gripper_half(gripper[0]))
+
+    def call(self, service):
+        response = self.probe.call(Trigger, f'{self.name}/{service}')
+        return response.success, response.message
+
+    def report(self, predicate):
+        """Return the values of the first report that satisfies `predicate`."""
+        self.reports.clear()
+
+        def find_report():
+            for msg in self.reports:
+                values = messages.diagnostics_values(msg, self.name)
+                if values and predicate(values):
+                    return values
+            return None
+
+        return self.probe.wait(find_report, 'a report')
+
+
+def expected_chunk(policy, ticks, first_ns, elapsed_ns, seed=3):
+    """Return what the policy predicts from the pictures and poses of two ticks."""
+    images = [camera_image(picture(tick), 'rgb8', SIZE, SIZE) for tick in ticks]
+    window = ObservationWindow(first_ns + elapsed_ns, {
+        'wrist': np.stack(images), EE_POSE: np.stack([pose(tick) for tick in ticks]),
+        GRIPPER: np.full((2, 1), 0.25)}, FRAME)
+    noise = episode_noise(seed, elapsed_ns, policy.noise_shape)[None]
+    return policy.predict([window], noise)[0]
+
+
+def assert_same_chunk(found, expected):
+    assert (found.stamp_ns, found.frame_id) == (expected.stamp_ns, expected.frame_id)
+    np.testing.assert_array_equal(found.offsets_ns, expected.offsets_ns)
+    np.testing.assert_allclose(found.position, expected.position, atol=1e-7)
+    np.testing.assert_allclose(found.gripper, expected.gripper, atol=1e-6)
+    assert found.quaternion is None
+
+
+@pytest.fixture(scope='module')
+def shared(start_once, checkpoint, arm_yaml):
+    return start_once('policy_node', 'policy', {
+        'checkpoint': checkpoint, 'arm': arm_yaml, 'seed': 3, 'lockstep': True, 'n_threads': 1})
+
+
+@pytest.fixture()
+def arm(shared, probe):
+    arm = Arm(probe)
+    assert arm.call('reset')[0]
+    return arm
+
+
+def test_chunks_are_those_of_the_policy(arm, policy):
+    first_ns = arm.observe(0)
+    assert_same_chunk(arm.chunk(first_ns), expected_chunk(policy, (0, 0), first_ns, 0))
+    for tick in (1, 2, 3):
+        arm.observe(tick)
+    second_ns = arm.observe(4)
+    assert_same_chunk(arm.chunk(second_ns), expected_chunk(policy, (3, 4), first_ns, 4 * DT_NS))
+    assert [messages.stamp_ns(msg.header) for msg in arm.chunks] == [first_ns, second_ns]
+    arm.probe.wait(lambda: len(arm.inference_ms) == 2, 'the times of both')
+    assert all(msg.data > 0 for msg in arm.inference_ms)
+
+
+def test_a_jump_back_begins_an_episode(arm, policy):
+    arm.chunk(arm.observe(0))
+    arm.observe(1)
+    arm.first_ns -= 3 * NS_PER_S
+    stamp_ns = arm.observe(0)
+    assert_same_chunk(arm.chunk(stamp_ns), expected_chunk(policy, (0, 0), stamp_ns, 0))
+
+
+def test_reset_begins_an_episode(arm, policy):
+    arm.chunk(arm.observe(0))
+    assert arm.call('reset') == (True, 'a new episode begins')
+    stamp_ns = arm.observe(1)
+    assert_same_chunk(arm.chunk(stamp_ns), expected_chunk(policy, (1, 1), stamp_ns, 0))
+
+
+def test_stop_and_start(arm):
+    assert arm.call('stop') == (True, 'inactive')
+    state = arm.probe.call(GetState, '/policy/get_state').current_state.label
+    assert state == 'inactive'
+    stopped_ns = arm.observe(0)
+    assert arm.call('start')[0]
+    arm.first_ns += 2 * NS_PER_S
+    stamp_ns = arm.observe(0)
+    arm.chunk(stamp_ns)
+    assert [messages.stamp_ns(msg.header) for msg in arm.chunks] == [stamp_ns] != [stopped_ns]
+
+
+@pytest.mark.parametrize('encoding, turn', [
+    ('bgr8', lambda rgb: rgb[..., ::-1]),
+    ('rgba8', lambda rgb: np.dstack([rgb, rgb[..., :1]])),
+])
+def test_other_encodings_make_no_difference(arm, policy, encoding, turn):
+    stamp_ns = arm.first_ns
+    arm.observe(0, image=messages.image_message(turn(picture(0)), stamp_ns, 'optical', encoding))
+    assert_same_chunk(arm.chunk(stamp_ns), expected_chunk(policy, (0, 0), stamp_ns, 0))
+
+
+def bad_messages(stamp_ns):
+    """Return topic, message and the reason that it is refused for."""
+    good = messages.image_message(picture(0), stamp_ns, 'optical')
+    image_16 = Image(header=good.header, height=SOURCE, width=SOURCE, encoding='16UC1',
+                     step=2 * SOURCE, data=array.array('B', bytes(2 * SOURCE * SOURCE)))
+    cut = messages.image_message(picture(0), stamp_ns, 'optical')
+    cut.data = cut.data[:-1]
+    nan = messages.pose_message(pose(0)[:3], pose(0)[3:], stamp_ns, FRAME)
+    nan.pose.position.y = math.nan
+    no_frame = messages.pose_message(pose(0)[:3], pose(0)[3:], stamp_ns, '')
+    return {'image': [(image_16, 'wrist/image_raw encoding'), (cut, 'wrist/image_raw data')],
+            'pose': [(nan, 'ee_pose position'), (no_frame, 'ee_pose header.frame_id')],
+            'gripper': [(JointState(header=good.header), 'gripper_state position')]}
+
+
+def test_bad_messages_are_counted_and_named_once(arm, shared, policy):
+    reasons = []
+    for name, bad in bad_messages(arm.first_ns).items():
+        for msg, reason in bad:
+            reasons.append(f'refused {reason}')
+            for _ in range(5):
+                getattr(arm, name).publish(msg)
+    values = arm.report(lambda values: all(values.get(reason) == '5' for reason in reasons))
+    assert values['chunks_missed'] == '0'
+    for reason in reasons:
+        topic = reason.split()[1]
+        field = reason.split()[2]
+        assert len(re.findall(f'{topic} refused: {field}', shared.log)) == 1, shared.log
+    stamp_ns = arm.observe(0)
+    assert_same_chunk(arm.chunk(stamp_ns), expected_chunk(policy, (0, 0), stamp_ns, 0))
+
+
+def test_markers_only_for_one_who_looks(arm):
+    arm.chunk(arm.observe(0))
+    markers = arm.probe.collect(MarkerArray, '/policy/markers')
+    arm.probe.wait(lambda: arm.probe.node.count_publishers('/policy/markers'), 'markers')
+    arm.call('reset')
+    arm.first_ns += 2 * NS_PER_S
+    arm.chunk(arm.observe(0))
+    arm.probe.wait(lambda: markers, 'markers')
+    assert len(markers[0].markers[0].points) == 7
+
+
+def test_every_parameter_is_described(arm):
+    names = [field.name for field in fields(PolicyNodeConfig)]
+    request = DescribeParameters.Request(names=names)
+    found = arm.probe.call(DescribeParameters, '/policy/describe_parameters', request).descriptors
+    assert [descriptor.description for descriptor in found] == [
+        field.metadata['description'] for field in fields(PolicyNodeConfig)]
+
+
+def test_yaml_holds_the_parameters_and_their_defaults():
+    (values,) = yaml.safe_load((config_folder() / 'policy.yaml').read_text()).values()
+    assert values['ros__parameters'] == {
+        field.name: field.default for field in fields(PolicyNodeConfig)}
+
+
+def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
+        start, probe, checkpoint, arm_yaml):
+    process = start('policy_node', 'managed', {
+        'checkpoint': checkpoint, 'arm': arm_yaml, 'autostart': False}, ('-r', '__ns:=/b'))
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return probe.call(ChangeState, '/b/managed/change_state', request).success
+
+    assert probe.call(GetState, '/b/managed/get_state').current_state.label == 'unconfigured'
+    response = probe.call(Trigger, '/b/managed/start')
+    assert (response.success, response.message) == (
+        False, 'the policy is unconfigured, expected inactive or active')
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE,
+                       Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
+                       Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert change(transition)
+    assert probe.call(GetState, '/b/managed/get_state').current_state.label == 'active'
+
+    reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
+    image = probe.publisher(Image, '/b/wrist/image_raw')
+    ee_pose = probe.publisher(PoseStamped, '/b/ee_pose')
+    pixels = np.zeros((30, 20, 3), np.uint8)
+    stamps = iter(range(10 * NS_PER_S, 10**15, 2 * DT_NS))
+
+    def differences():
+        stamp_ns = next(stamps)
+        image.publish(messages.image_message(pixels, stamp_ns, ''))
+        ee_pose.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], stamp_ns, 'world_b'))
+        for msg in reports:
+            values = messages.diagnostics_values(msg, '/b/managed') or {}
+            if values.get('inputs_differ'):
+                return values['inputs_differ'].split('; ')
+        return None
+
+    expected = [
+        'gripper_state: no message that can be used, expected one',
+        'wrist/image_raw: 30x20 pixels (height x width), expected 40x40 as in training',
+        'wrist/image_raw: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
+        'ee_pose: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
+        f"ee_pose: frame_id world_b, expected {FRAME}, the arm's base_frame"]
+    assert sorted(probe.wait(differences, 'the report')) == sorted(expected)
+    for line in expected:
+        assert process.log.count(line) == 1
+    process.signal(signal.SIGINT)
+    assert process.wait() == 0
+
+
+def test_a_slow_policy(start, probe, slow_checkpoint, arm_yaml):
+    process = start('policy_node', 'policy', {
+        'checkpoint': slow_checkpoint, 'arm': arm_yaml, 'input_reliability': 'reliable'},
+        ('-r', '__ns:=/slow'))
+    arm = Arm(probe, '/slow')
+    assert re.search(r'a chunk takes [0-9.]+ ms \(median\), latency_budget_s leaves 150.0 ms: the '
+                     'arm will hold', process.log)
+
+    # What is in flight at a reset comes to nothing.
+    arm.observe(0)
+    assert arm.report(lambda values: values['inference_running'] == 'True')['chunks'] == '0'
+    assert arm.call('reset')[0]
+    arm.first_ns += 10 * NS_PER_S
+    first_ns = arm.observe(0)
+    arm.chunk(first_ns)
+    assert arm.report(lambda values: values['chunks'] == '1')['inferences_dropped'] == '1'
+
+    # A chunk that is due while another is made waits, and takes the newest observation then.
+    for tick in range(1, 5):
+        due_ns = arm.observe(tick)
+    arm.report(lambda values: values['inference_running'] == 'True')
+    for tick in range(5, 14):
+        arm.observe(tick)
+    arm.chunk(due_ns)
+    late_ns = arm.observe(14)
+    arm.chunk(late_ns)
+    stamps = [messages.stamp_ns(msg.header) for msg in arm.chunks]
+    assert stamps == [first_ns, due_ns, late_ns]
+    assert arm.report(lambda values: values['chunks'] == '3')['chunks_missed'] == '1'
+
+    # An inference that runs does not keep the node from ending.
+    arm.call('reset')
+    arm.first_ns += 10 * NS_PER_S
+    arm.observe(0)
+    arm.report(lambda values: values['inference_running'] == 'True')
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_a_wrong_setting_ends_with_one_line(start, arm_yaml):
+    process = start('policy_node', 'wrong', {'checkpoint': 'no/such', 'arm': arm_yaml})
+    assert process.wait() == 1
+    assert process.log.startswith("'no/such': no such file or folder, nor in ")
+    assert process.log.count('\n') == 1
