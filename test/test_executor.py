@@ -1,0 +1,969 @@
+"""What the executor does when all goes well, and above all when it does not; clocks are made up."""
+
+from dataclasses import replace
+import time
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.control.arm import ArmConfig, GripperConfig
+from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
+from diffusion_policy_ros.control.limits import Limits
+from diffusion_policy_ros.datatypes import EE_POSE, Chunk, Command, Observation, Status
+
+MS = 1_000_000
+S = 1000 * MS
+PERIOD = 20 * MS
+DT = 50 * MS
+UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
+TILTED = np.array([np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)])
+LIMITS = Limits((-1.0, -1.0, 0.0), (1.0, 1.0, 1.0), max_speed=0.5, max_acceleration=4.0,
+                max_angular_speed=1.0, max_angular_acceleration=8.0, max_start_jump=0.2,
+                start_speed=0.1)
+ARM = ArmConfig('base', 'hand', LIMITS)
+HOME = np.array([0.1, 0.2, 0.3])
+
+
+def chunk(stamp_ns, start=HOME, velocity=(0.0, 0.0, 0.0), points=7, gripper=-1.0, **fields):
+    """Targets that move in a straight line from `start`, DT apart."""
+    offsets = np.arange(points) * DT
+    position = np.asarray(start) + np.outer(offsets / S, velocity)
+    values = {'quaternion': None, 'gripper': np.full(points, gripper), 'frame_id': 'base', **fields}
+    return Chunk(stamp_ns, offsets, position, **values)
+
+
+class Robot:
+    """An executor, its clocks, and an arm that goes wherever it is told, one tick later."""
+
+    def __init__(self, arm=ARM, enable=True, **config):
+        self.executor = ChunkExecutor(ExecutorConfig(**{'blend_s': 0.0, **config}), arm)
+        if enable:
+            self.executor.enable()
+        self.now = 100 * S
+        self.steady = 7 * S
+        self.position = HOME.copy()
+        self.quaternion = UPRIGHT
+        self.sent = []
+        self.statuses = []
+
+    def pose(self, stamp=None):
+        value = np.concatenate([self.position, self.quaternion])
+        self.executor.push_pose(Observation(EE_POSE, stamp or self.now, value, 'base'))
+
+    def push(self, new):
+        return self.executor.push_chunk(new, self.now, self.steady)
+
+    def teleop(self, position, gripper=0.0, stamp=None, quaternion=UPRIGHT, frame_id='base'):
+        return self.executor.push_teleop(
+            Command(stamp or self.now, np.asarray(position, float), quaternion, gripper, frame_id),
+            self.now, self.steady)
+
+    def step(self):
+        command, status = self.executor.step(self.now, self.steady)
+        self.statuses.append(status)
+        if command is not None:
+            self.sent.append(command)
+            self.position, self.quaternion = command.position, command.quaternion
+        return command, status
+
+    def run(self, steps, period=PERIOD, each=lambda: None, pose=True, ros_time=True):
+        """Go on for some periods, with a fresh pose before each step."""
+        for _ in range(steps):
+            self.now += period if ros_time else 0
+            self.steady += period
+            if pose:
+                self.pose()
+            each()
+            command, status = self.step()
+        return command, status
+
+    def track(self, velocity=(0.0, 0.0, 0.0), steps=10):
+        """Follow a fresh chunk from here on; at the end it has 300 ms of points, less the steps."""
+        self.pose()
+        assert self.push(chunk(self.now, self.position, velocity)) is None
+        return self.run(steps)
+
+
+def speeds(sent, start=None):
+    """Speed of each command, in m/s; of the first from where the arm stood, if it is told."""
+    positions = np.array([command.position for command in sent])
+    stamps = [command.stamp_ns for command in sent]
+    if start is not None:
+        positions = np.vstack([start, positions])
+        stamps = [stamps[0] - PERIOD, *stamps]
+    return np.diff(positions, axis=0) / (np.diff(stamps) / S)[:, None]
+
+
+def assert_within_limits(sent, limits=LIMITS, start=HOME):
+    """Speed, acceleration and workspace of commands that were sent one period apart."""
+    velocity = speeds(sent, start)
+    assert np.abs(velocity).max(initial=0) <= limits.max_speed * (1 + 1e-6)
+    if start is not None:
+        velocity = np.vstack([np.zeros(3), velocity])
+    change = np.diff(velocity, axis=0)
+    assert np.abs(change).max(initial=0) <= limits.max_acceleration * PERIOD / S * (1 + 1e-6)
+    for command in sent:
+        assert np.all(command.position >= np.array(limits.workspace_min) - 1e-12)
+        assert np.all(command.position <= np.array(limits.workspace_max) + 1e-12)
+
+
+# Nothing moves that must not move
+
+def test_disabled_by_default_and_moves_nothing():
+    robot = Robot(enable=False)
+    robot.pose()
+    assert robot.push(chunk(robot.now)) is None
+    assert robot.teleop(HOME) is None
+    assert robot.run(10) == (None, Status.DISABLED)
+    assert robot.sent == []
+
+
+def test_an_arm_without_limits_is_not_moved():
+    robot = Robot(arm=replace(ARM, limits=None))
+    robot.pose()
+    assert robot.push(chunk(robot.now)) is None
+    assert robot.run(5) == (None, Status.NO_LIMITS)
+    assert robot.executor.limits_acted == {}
+    assert robot.sent == []
+
+
+def test_enable_on_start_is_for_who_asks_for_it():
+    robot = Robot(enable=False, enable_on_start=True)
+    command, status = robot.track(steps=3)
+    assert command is not None and status == Status.TRACKING
+
+
+def test_disable_stops_at_once_and_enable_begins_anew_from_the_measured_pose():
+    robot = Robot()
+    robot.track((0.2, 0.0, 0.0))
+    robot.executor.disable()
+    assert robot.run(3) == (None, Status.DISABLED)
+    robot.position = HOME + 0.05  # moved by hand
+    robot.executor.enable()
+    robot.pose()
+    assert robot.push(chunk(robot.now, HOME)) is None
+    command, status = robot.run(1)
+    assert status == Status.STARTING
+    assert np.abs(command.position - (HOME + 0.05)).max() <= LIMITS.start_speed * PERIOD / S
+
+
+def test_without_a_pose_or_a_chunk_nothing_is_sent():
+    robot = Robot()
+    assert robot.run(2, pose=False) == (None, Status.NO_POSE)
+    assert robot.push(chunk(robot.now)) is None
+    assert robot.run(2, pose=False) == (None, Status.NO_POSE)
+    robot = Robot()
+    assert robot.run(2) == (None, Status.NO_CHUNK)
+    assert robot.sent == []
+
+
+def test_while_ros_time_is_zero_nothing_is_sent():
+    robot = Robot()
+    robot.now = 0
+    robot.pose(stamp=100 * S)
+    robot.push(chunk(1))
+    for _ in range(5):
+        robot.steady += PERIOD
+        assert robot.step()[0] is None
+
+
+# Following
+
+def test_a_feasible_chunk_is_followed_to_the_bit():
+    robot = Robot(arm=replace(ARM, limits=replace(LIMITS, start_speed=0.5)))
+    robot.pose()
+    new = chunk(robot.now, velocity=(0.05, 0.0, 0.0), gripper=0.5)
+    assert robot.push(new) is None
+    robot.run(15)
+    at_points = {command.stamp_ns: command for command in robot.sent}
+    for i in (2, 4, 6):
+        np.testing.assert_array_equal(at_points[new.stamp_ns + i * DT].position, new.position[i])
+    for command in robot.sent:
+        when = (command.stamp_ns - new.stamp_ns) / S
+        np.testing.assert_allclose(command.position, HOME + [0.05 * when, 0, 0], atol=1e-12)
+        assert command.gripper == 0.5 and command.frame_id == 'base'
+    assert [command.stamp_ns for command in robot.sent] == [
+        100 * S + PERIOD * (i + 1) for i in range(15)]
+    assert robot.executor.limits_acted == {}
+    assert robot.statuses[1:] == [Status.TRACKING] * 14
+
+
+def test_a_new_chunk_is_blended_in():
+    robot = Robot(blend_s=0.1)
+    robot.track()
+    assert robot.push(chunk(robot.now, HOME + [0.01, 0, 0])) is None
+    begin = robot.now
+    robot.run(12)
+    x = {(command.stamp_ns - begin) // MS: command.position[0] - HOME[0] for command in robot.sent}
+    assert x[20] < 0.003 and 0.003 < x[60] < 0.008
+    assert x[200] == pytest.approx(0.01)
+    assert_within_limits(robot.sent)
+
+
+def test_only_a_chunk_that_is_followed_is_blended():
+    robot = Robot(blend_s=0.2)
+    robot.pose()
+    robot.push(chunk(robot.now, HOME + [0.1, 0, 0]))
+    assert robot.push(chunk(robot.now + 1, HOME)) is None
+    robot.run(10)
+    for command in robot.sent:
+        np.testing.assert_allclose(command.position, HOME, atol=1e-12)
+
+
+def test_the_arms_orientation_is_held_where_none_is_predicted():
+    robot = Robot()
+    robot.quaternion = TILTED
+    robot.track()
+    robot.quaternion = UPRIGHT  # knocked: the orientation measured at enable still counts
+    command, _ = robot.run(3)
+    np.testing.assert_allclose(command.quaternion, TILTED)
+    robot.executor.disable()
+    robot.executor.enable()
+    robot.quaternion = UPRIGHT
+    robot.push(chunk(robot.now, robot.position))
+    np.testing.assert_allclose(robot.run(2)[0].quaternion, UPRIGHT)
+
+
+def test_a_fixed_orientation_is_reached_within_the_angular_limits():
+    robot = Robot(arm=replace(ARM, fixed_orientation=tuple(TILTED)))
+    robot.pose()
+    for _ in range(12):
+        robot.push(chunk(robot.now, robot.position))
+        robot.run(10)
+    np.testing.assert_allclose(robot.sent[-1].quaternion, TILTED, atol=1e-9)
+    halves = np.array([command.quaternion for command in robot.sent])
+    turns = 2 * np.arccos(np.clip(np.abs(np.sum(halves[1:] * halves[:-1], axis=1)), 0, 1))
+    assert turns.max() <= LIMITS.max_angular_speed * PERIOD / S + 1e-7
+    assert turns.max() > 0.5 * LIMITS.max_angular_speed * PERIOD / S
+
+
+def test_a_predicted_rotation_is_followed():
+    robot = Robot()
+    robot.pose()
+    for _ in range(12):
+        robot.push(chunk(robot.now, robot.position, quaternion=np.tile(TILTED, (7, 1))))
+        robot.run(10)
+    np.testing.assert_allclose(robot.sent[-1].quaternion, TILTED, atol=1e-9)
+
+
+def test_an_arm_without_a_gripper_gets_no_effort():
+    robot = Robot(arm=replace(ARM, gripper=GripperConfig(type='none')))
+    command, _ = robot.track()
+    assert command.gripper is None
+
+
+def test_efforts_beyond_the_ends_are_cut():
+    robot = Robot()
+    robot.pose()
+    robot.push(chunk(robot.now, gripper=1.02))
+    assert robot.run(2)[0].gripper == 1.0
+
+
+# Refused chunks
+
+def assert_refused(robot, new, reason):
+    before = robot.executor.refused[reason]
+    problem = robot.push(new)
+    assert problem is not None and problem.startswith(f'{reason}: ') and 'expected' in problem
+    assert '\n' not in problem
+    assert robot.executor.refused[reason] == before + 1
+
+
+def with_nan(new, name):
+    values = np.array(getattr(new, name))
+    values.flat[-1] = np.nan
+    return replace(new, **{name: values})
+
+
+@pytest.mark.parametrize('spoil, reason', [
+    (lambda new: with_nan(new, 'position'), 'not finite'),
+    (lambda new: with_nan(new, 'gripper'), 'not finite'),
+    (lambda new: with_nan(replace(new, quaternion=np.tile(UPRIGHT, (7, 1))), 'quaternion'),
+     'not finite'),
+    (lambda new: replace(new, position=np.full((7, 3), np.inf)), 'not finite'),
+    (lambda new: replace(new, quaternion=np.tile(2 * UPRIGHT, (7, 1))), 'quaternion'),
+    (lambda new: replace(new, quaternion=np.zeros((7, 4))), 'quaternion'),
+    (lambda new: replace(new, frame_id='camera'), 'frame'),
+    (lambda new: replace(new, stamp_ns=new.stamp_ns - 20 * S), 'out of order'),
+    (lambda new: replace(new, stamp_ns=100 * S), 'out of order'),
+    (lambda new: replace(new, stamp_ns=new.stamp_ns + 20 * S), 'future'),
+])
+def test_a_bad_chunk_is_refused_and_the_good_one_goes_on(spoil, reason):
+    robot, other = Robot(), Robot()
+    for each in (robot, other):
+        each.track((0.1, 0.0, 0.0), steps=5)
+    assert_refused(robot, spoil(chunk(robot.now, HOME - 0.1)), reason)
+    robot.run(8)
+    other.run(8)
+    for ours, theirs in zip(robot.sent, other.sent, strict=True):
+        np.testing.assert_array_equal(ours.position, theirs.position)
+
+
+def test_a_chunk_that_is_past_altogether_is_refused():
+    robot = Robot()
+    robot.pose()
+    assert_refused(robot, chunk(robot.now - 6 * DT - 1), 'past')
+    assert robot.push(chunk(robot.now - 6 * DT)) is None
+
+
+def test_a_chunk_in_another_frame_that_came_before_the_first_pose_is_refused_then():
+    robot = Robot()
+    assert robot.push(chunk(robot.now, frame_id='camera')) is None
+    assert robot.run(2) == (None, Status.NO_CHUNK)
+    assert robot.executor.refused == {'frame': 1}
+
+
+def test_a_pose_that_is_no_pose_is_not_taken():
+    robot = Robot()
+    robot.position = np.array([np.nan, 0, 0])
+    robot.pose()
+    robot.position, robot.quaternion = HOME, np.zeros(4)
+    robot.pose()
+    assert robot.executor.refused == {'not finite': 1, 'quaternion': 1}
+    assert robot.step() == (None, Status.NO_POSE)
+
+
+def test_a_chunk_that_never_was_one_can_be_counted():
+    robot = Robot()
+    assert robot.executor.refuse_chunk(5, 'points: there are none, expected one').startswith('poin')
+    assert robot.executor.refused == {'points': 1}
+
+
+def test_a_late_chunk_is_followed_from_now_on_without_a_jerk():
+    robot = Robot()
+    robot.track((0.1, 0.0, 0.0), steps=10)
+    assert robot.push(chunk(robot.now - 4 * DT + 1, HOME, (0.1, 0.0, 0.0), points=20)) is None
+    robot.run(10)
+    assert_within_limits(robot.sent)
+    for command in robot.sent[1:]:
+        assert command.position[0] >= HOME[0] - 1e-12
+    assert robot.sent[-1].position[0] - HOME[0] == pytest.approx(
+        0.1 * (robot.now - (100 * S + 0 * MS)) / S, abs=0.003)
+
+
+# The beginning
+
+def test_the_first_target_is_approached_slowly_from_the_measured_pose():
+    robot = Robot()
+    robot.pose()
+    goal = HOME + [0.08, -0.04, 0.0]
+    for _ in range(10):
+        robot.push(chunk(robot.now, goal))
+        robot.run(10)
+    assert Status.STARTING in robot.statuses and robot.statuses[-1] == Status.TRACKING
+    starting = [c for c, s in zip(robot.sent, robot.statuses) if s == Status.STARTING]
+    np.testing.assert_allclose(starting[0].position, HOME, atol=0.1 * PERIOD / S)
+    assert np.abs(speeds(starting)).max() <= LIMITS.start_speed * (1 + 1e-6)
+    assert_within_limits(robot.sent)
+    np.testing.assert_array_equal(robot.sent[-1].position, goal)
+    assert robot.executor.limits_acted == {}
+
+
+def test_a_first_target_beyond_max_start_jump_is_refused_until_one_is_near():
+    robot = Robot()
+    robot.pose()
+    robot.push(chunk(robot.now, HOME + [0.0, 0.21, 0.0]))
+    assert robot.run(5) == (None, Status.START_REFUSED)
+    assert robot.sent == []
+    robot.push(chunk(robot.now, HOME + [0.0, 0.19, 0.0]))
+    command, status = robot.run(1)
+    assert command is not None and status == Status.STARTING
+
+
+def test_a_target_that_runs_away_is_not_approached_for_ever():
+    robot = Robot()
+    robot.pose()
+    start = robot.now
+    for _ in range(10):
+        robot.push(chunk(robot.now, HOME + [0.05 + 0.2 * (robot.now - start) / S, 0, 0],
+                         (0.2, 0.0, 0.0)))
+        robot.run(10)
+    assert robot.statuses[-1] == Status.TRACKING
+    assert robot.sent[-1].position[0] == pytest.approx(HOME[0] + 0.05 + 0.2 * 2.0, abs=1e-6)
+    assert_within_limits(robot.sent)
+
+
+# The policy dies, and comes back
+
+def test_past_the_last_point_it_holds_and_after_the_timeout_it_says_held():
+    robot = Robot()
+    robot.track((0.2, 0.0, 0.0), steps=15)
+    assert robot.statuses[-1] == Status.TRACKING
+    end = robot.now
+    robot.run(60)
+    starved = robot.statuses.index(Status.STARVED)
+    held = robot.statuses.index(Status.HELD)
+    assert starved == 15
+    assert 24 <= held - starved <= 26  # command_timeout of 0.5 s at 50 Hz
+    assert robot.statuses[held:] == [Status.HELD] * (len(robot.statuses) - held)
+    last = robot.sent[-1]
+    assert last.position[0] == pytest.approx(HOME[0] + 0.06)  # the last point, nothing beyond
+    assert last.stamp_ns == robot.now and len(robot.sent) == 75  # a fresh stamp each time
+    assert [c.stamp_ns for c in robot.sent[-60:]] == [end + PERIOD * (i + 1) for i in range(60)]
+    assert_within_limits(robot.sent)
+
+
+def test_the_timeout_counts_on_the_steady_clock():
+    robot = Robot()
+    robot.track(steps=15)
+    for _ in range(30):  # ROS time runs at a tenth, past the chunk's end and on
+        robot.now += PERIOD
+        robot.steady += 2 * MS
+        robot.pose()
+        assert robot.step()[1] == Status.STARVED
+    robot.run(26)
+    assert robot.statuses[-1] == Status.HELD
+
+
+def test_a_hold_keeps_the_gripper_as_it_was():
+    robot = Robot()
+    robot.pose()
+    robot.push(chunk(robot.now, gripper=1.0))
+    robot.run(80)
+    assert {command.gripper for command in robot.sent} == {1.0}
+    robot.executor.halt()
+    assert robot.run(5)[0].gripper == 1.0
+    assert {Status.STARVED, Status.HELD, Status.HALTED} <= set(robot.statuses)
+
+
+def test_a_hold_before_any_effort_sends_none():
+    robot = Robot()
+    robot.pose()
+    robot.push(replace(chunk(robot.now), gripper=None))
+    robot.run(3)
+    robot.executor.halt()
+    assert robot.run(3)[0].gripper is None
+
+
+def test_when_the_policy_comes_back_it_goes_on_smoothly():
+    robot = Robot()
+    robot.track((0.2, 0.0, 0.0), steps=15)
+    robot.run(60)
+    assert robot.statuses[-1] == Status.HELD
+    at = robot.position[0]
+    robot.push(chunk(robot.now, robot.position + [0.03, 0, 0], (0.05, 0, 0), points=40))
+    robot.run(80)
+    assert robot.statuses[75] == Status.STARTING and robot.statuses[-1] == Status.TRACKING
+    assert robot.sent[-1].position[0] == pytest.approx(at + 0.03 + 0.05 * 80 * 0.02, abs=1e-6)
+    assert_within_limits(robot.sent)
+
+
+def test_after_a_hold_a_target_too_far_is_refused_like_a_first_one():
+    robot = Robot()
+    robot.track(steps=80)
+    assert robot.statuses[-1] == Status.HELD
+    robot.push(chunk(robot.now, HOME + [0.0, 0.0, 0.25]))
+    command, status = robot.run(5)
+    assert status == Status.START_REFUSED
+    np.testing.assert_allclose(command.position, HOME)
+
+
+# Clocks
+
+def test_frozen_ros_time_ends_in_held_and_sends_nothing_meanwhile():
+    robot = Robot()
+    robot.track((0.1, 0.0, 0.0), steps=5)
+    sent = len(robot.sent)
+    robot.run(25, ros_time=False)
+    assert robot.statuses[-1] == Status.TRACKING
+    robot.run(2, ros_time=False)
+    assert robot.statuses[-1] == Status.HELD
+    assert len(robot.sent) == sent
+    robot.run(5)  # ROS time goes on, and the chunk still has points
+    assert robot.statuses[-5:] == [Status.TRACKING] * 5
+    assert_within_limits(robot.sent)
+
+
+def test_each_ros_time_is_commanded_once():
+    robot = Robot()
+    robot.track(steps=5)
+    assert robot.step()[0] is None
+    robot.now += 1  # a timer that fires twice
+    assert robot.step()[0] is None
+
+
+def test_ros_time_set_back_drops_all_and_goes_on_with_what_is_new():
+    robot = Robot()
+    robot.track((0.1, 0.0, 0.0), steps=5)
+    robot.now = 50 * S
+    robot.steady += PERIOD
+    assert robot.step() == (None, Status.NO_POSE)
+    robot.run(1)
+    assert robot.step() == (None, Status.NO_CHUNK)
+    assert robot.push(chunk(robot.now, robot.position, (0.1, 0.0, 0.0))) is None
+    command, status = robot.run(5)
+    assert command is not None and status == Status.TRACKING
+    assert command.stamp_ns == robot.now < 51 * S
+
+
+def test_a_chunk_of_the_new_time_may_come_before_the_next_step():
+    robot = Robot()
+    robot.track(steps=5)
+    robot.now = 50 * S
+    assert robot.push(chunk(robot.now)) is None
+    robot.pose()
+    command, _ = robot.run(1)
+    assert command is not None
+
+
+def test_a_leap_of_ros_time_begins_anew_from_the_measured_pose():
+    robot = Robot()
+    robot.track((0.1, 0.0, 0.0), steps=5)
+    robot.now += 2 * S
+    robot.position = HOME - 0.02
+    robot.pose()
+    assert robot.push(chunk(robot.now, HOME)) is None
+    command, status = robot.run(1)
+    assert status == Status.STARTING
+    assert np.abs(command.position - (HOME - 0.02)).max() <= LIMITS.start_speed * PERIOD / S
+
+
+def test_a_pause_of_the_process_is_not_made_good_in_one_move():
+    robot = Robot()
+    robot.track((0.4, 0.0, 0.0), steps=10)
+    robot.push(chunk(robot.now, robot.position, (0.4, 0.0, 0.0), points=20))
+    robot.run(5)
+    before = robot.position[0]
+    command, status = robot.run(1, period=400 * MS)
+    assert status == Status.TRACKING
+    assert command.position[0] - before <= LIMITS.max_speed * 0.1 + 1e-9
+
+
+def test_the_measured_pose_stops():
+    robot = Robot()
+    robot.track((0.2, 0.0, 0.0), steps=5)
+    robot.push(chunk(robot.now, robot.position, (0.2, 0.0, 0.0), points=100))
+    robot.run(24, pose=False)
+    assert robot.statuses[-1] == Status.TRACKING
+    command, status = robot.run(40, pose=False)
+    assert status == Status.NO_POSE
+    np.testing.assert_array_equal(command.position, robot.sent[-2].position)
+    assert_within_limits(robot.sent)
+    assert robot.run(1, pose=True)[1] == Status.START_REFUSED  # the chunk went on without the arm
+    robot.push(chunk(robot.now, robot.position))
+    assert robot.run(3)[1] == Status.TRACKING
+
+
+def test_a_pose_that_repeats_an_old_stamp_is_no_sign_of_life():
+    robot = Robot()
+    robot.track(steps=5)
+    robot.push(chunk(robot.now, points=100))
+    stamp = robot.now
+    robot.run(30, pose=False, each=lambda: robot.pose(stamp))
+    assert robot.statuses[-1] == Status.NO_POSE
+
+
+# Halt
+
+def test_a_halt_brakes_within_limits_and_latches():
+    robot = Robot()
+    robot.pose()
+    for _ in range(3):
+        robot.push(chunk(robot.now, robot.position + [0.02, 0, 0], (0.4, 0.0, 0.0)))
+        robot.run(10)
+    assert speeds(robot.sent)[-1][0] > 0.3
+    robot.executor.halt()
+    robot.push(chunk(robot.now, robot.position, (0.4, 0.0, 0.0)))
+    robot.teleop(robot.position)
+    command, status = robot.run(10)
+    assert status == Status.HALTED and command is not None
+    assert_within_limits(robot.sent)
+    braking = speeds(robot.sent)[-10:, 0]
+    assert np.all(np.diff(braking) <= 1e-9) and np.all(braking >= -1e-9)
+    assert braking[-1] == 0.0
+    robot.run(100)
+    assert robot.statuses[-1] == Status.HALTED
+    assert robot.sent[-1].stamp_ns == robot.now
+
+
+def test_nothing_but_clear_halt_lifts_a_halt():
+    robot = Robot()
+    robot.track()
+    robot.executor.halt()
+    for lift in (robot.executor.enable, robot.executor.reset, lambda: robot.teleop(HOME),
+                 lambda: robot.push(chunk(robot.now, HOME)),
+                 lambda: (robot.executor.disable(), robot.executor.enable())):
+        lift()
+        assert robot.run(2)[1] == Status.HALTED
+    robot.executor.clear_halt()
+    robot.position = robot.position + 0.03
+    robot.pose()
+    robot.push(chunk(robot.now, robot.position + [0.05, 0.0, 0.0]))
+    start = robot.position
+    command, status = robot.run(1)
+    assert status == Status.STARTING
+    assert np.abs(command.position - start).max() <= LIMITS.start_speed * PERIOD / S
+
+
+def test_a_halt_of_an_arm_that_never_moved_sends_nothing():
+    robot = Robot()
+    robot.executor.halt()
+    assert robot.run(3) == (None, Status.HALTED)
+
+
+# Teleoperation
+
+def test_a_teleoperator_takes_over_and_lets_go():
+    robot = Robot()
+    robot.track((0.1, 0.0, 0.0), steps=5)
+    hand = robot.position + [0.0, 0.02, 0.0]
+
+    def both():
+        robot.teleop(hand, gripper=1.0)
+        robot.push(chunk(robot.now, HOME))
+    robot.run(40, each=both)
+    assert robot.statuses[5] == Status.STARTING and robot.statuses[44] == Status.TELEOP
+    np.testing.assert_allclose(robot.sent[-1].position, hand)
+    assert robot.sent[-1].gripper == 1.0
+    let_go = robot.now
+    robot.run(60, each=lambda: robot.push(chunk(robot.now, HOME)))
+    after = [(c.stamp_ns, s) for c, s in zip(robot.sent, robot.statuses) if c.stamp_ns > let_go]
+    assert [s for t, s in after if t <= let_go + 250 * MS] == [Status.TELEOP] * 12
+    assert after[12][1] == Status.STARTING
+    assert robot.statuses[-1] == Status.TRACKING
+    np.testing.assert_allclose(robot.sent[-1].position, HOME)
+    assert_within_limits(robot.sent)
+
+
+def test_after_release_it_begins_at_the_measured_pose_once_at_rest():
+    robot = Robot()
+    robot.pose()
+    start, goal = robot.now, HOME + [0.0, 0.02, 0.0]
+
+    def drag():
+        robot.teleop(goal + [0.2 * (robot.now - start) / S, 0.0, 0.0])
+    robot.run(50, each=drag)
+    lag = np.array([0.03, 0.0, 0.0])
+    moving = robot.sent[-1]
+    for _ in range(30):
+        robot.now += PERIOD
+        robot.steady += PERIOD
+        robot.position = robot.sent[-1].position - lag  # the arm hangs behind its command
+        robot.pose()
+        robot.push(chunk(robot.now, robot.position))
+        robot.step()
+    assert_within_limits(robot.sent[48:60], start=None)
+    assert robot.sent[-1].position[0] < moving.position[0] + 0.2
+    begun = [i for i in range(51, 80) if robot.statuses[i] == Status.TRACKING][0]
+    steps = np.abs(speeds(robot.sent))[:, 0] * PERIOD / S
+    # One step back by the lag, from rest; every other is within the limits.
+    assert np.sum(steps > LIMITS.max_speed * PERIOD / S * (1 + 1e-6)) == 1
+    assert begun > 62
+
+
+def test_a_teleoperator_too_far_away_is_refused_like_a_first_target():
+    robot = Robot()
+    robot.run(3, each=lambda: robot.teleop(HOME + [0.3, 0.0, 0.0]))
+    assert robot.statuses[-1] == Status.START_REFUSED and robot.sent == []
+
+
+@pytest.mark.parametrize('target, reason', [
+    ({'position': [np.nan, 0, 0]}, 'teleop not finite'),
+    ({'position': HOME, 'gripper': np.nan}, 'teleop not finite'),
+    ({'position': HOME, 'frame_id': 'camera'}, 'teleop frame'),
+    ({'position': HOME, 'quaternion': np.zeros(4)}, 'teleop quaternion'),
+    ({'position': HOME, 'stamp': 99 * S}, 'teleop past'),
+    ({'position': HOME, 'stamp': 101 * S}, 'teleop past'),
+])
+def test_a_bad_teleop_target_is_refused(target, reason):
+    robot = Robot()
+    robot.pose()
+    assert 'expected' in robot.teleop(**target)
+    assert robot.executor.refused == {reason: 1}
+    assert robot.run(1) == (None, Status.NO_CHUNK)
+
+
+def test_a_teleop_target_out_of_order_is_refused():
+    robot = Robot()
+    robot.pose()
+    assert robot.teleop(HOME) is None
+    assert robot.teleop(HOME).startswith('teleop out of order')
+
+
+# An episode
+
+def test_reset_drops_all_and_chunks_of_older_observations():
+    robot = Robot()
+    robot.track((0.1, 0.0, 0.0), steps=5)
+    robot.teleop(HOME)
+    robot.executor.reset()
+    robot.executor.reset()
+    assert robot.step() == (None, Status.NO_POSE)
+    robot.pose()
+    assert_refused(robot, chunk(robot.now - DT, HOME), 'before reset')
+    assert robot.run(3) == (None, Status.NO_CHUNK)
+    assert robot.push(chunk(robot.now, robot.position)) is None
+    command, status = robot.run(1)
+    assert status == Status.STARTING and command is not None
+
+
+# Lockstep: the simulator waits for exactly one answer a tick
+
+TICK = 12_500_000
+
+
+class Lockstep(Robot):
+    """The same, with the simulator's ticks of 12.5 ms, dt of two ticks and Ta of 2."""
+
+    def __init__(self, **config):
+        super().__init__(**{'lockstep': True, 'n_action_steps': 2, 'dt_s': 0.025, **config})
+
+    def tick(self, wait=MS):
+        """The simulator's next observation."""
+        self.now += TICK
+        self.steady += wait
+        self.pose()
+        return self.step()
+
+    def wait(self, duration=MS):
+        self.steady += duration
+        return self.step()
+
+    def answer(self, new):
+        """A chunk arrives."""
+        problem = self.push(new)
+        return (*self.wait(), problem)
+
+
+def lockstep_chunk(stamp, start=HOME, points=4, **fields):
+    offsets = np.arange(points) * 2 * TICK
+    values = {'gripper': np.full(points, -1.0), 'frame_id': 'base', **fields}
+    return Chunk(stamp, offsets, np.tile(np.asarray(start, float), (points, 1)), **values)
+
+
+def test_lockstep_waits_for_the_chunk_and_answers_each_tick_once():
+    robot = Lockstep()
+    for period in range(3):
+        assert robot.tick() == (None, Status.NO_CHUNK)
+        assert robot.wait() == (None, Status.NO_CHUNK)
+        command, _, problem = robot.answer(lockstep_chunk(robot.now))
+        assert problem is None and command.stamp_ns == robot.now
+        assert robot.wait()[0] is None
+        for _ in range(3):  # Ta*dt is four ticks: the same chunk answers three more
+            command, status = robot.tick()
+            assert command.stamp_ns == robot.now and status == Status.TRACKING
+            assert robot.wait()[0] is None
+    assert [c.stamp_ns for c in robot.sent] == [100 * S + TICK * (i + 1) for i in range(12)]
+
+
+def test_lockstep_answers_nothing_from_a_chunk_that_is_used_up():
+    robot = Lockstep()
+    robot.tick()
+    robot.answer(lockstep_chunk(robot.now, points=40))
+    for _ in range(3):
+        assert robot.tick()[0] is not None
+    assert robot.tick() == (None, Status.NO_CHUNK)
+
+
+def test_lockstep_takes_a_chunk_that_comes_before_the_pose_and_gives_the_same_answer():
+    early, late = Lockstep(blend_s=0.1), Lockstep(blend_s=0.1)
+    for robot in (early, late):
+        robot.tick()
+        robot.answer(lockstep_chunk(robot.now))
+        for _ in range(3):
+            robot.tick()
+    new = lockstep_chunk(early.now + TICK, HOME + 0.005)
+    assert early.push(new) is None
+    assert early.tick()[0] is not None
+    assert late.tick()[0] is None
+    assert late.answer(new)[0] is not None
+    for _ in range(3):
+        early.tick()
+        late.tick()
+    for ours, theirs in zip(early.sent, late.sent, strict=True):
+        np.testing.assert_array_equal(ours.position, theirs.position)
+
+
+def test_lockstep_does_not_answer_before_the_ticks_own_pose():
+    robot = Lockstep()
+    robot.tick()
+    robot.answer(lockstep_chunk(robot.now))
+    robot.now += TICK
+    assert robot.step() == (None, Status.NO_POSE)
+    robot.pose()
+    assert robot.step()[0] is not None
+
+
+def test_lockstep_announces_held_and_sends_nothing():
+    robot = Lockstep()
+    robot.tick()
+    assert robot.wait(400 * MS) == (None, Status.NO_CHUNK)
+    assert robot.wait(200 * MS) == (None, Status.HELD)
+    command, _, _ = robot.answer(lockstep_chunk(robot.now))
+    assert command is not None
+
+
+def test_lockstep_sees_no_timeout_while_ticks_are_answered():
+    robot = Lockstep()
+    for _ in range(20):
+        robot.tick(wait=2 * S)
+        robot.answer(lockstep_chunk(robot.now))
+        for _ in range(3):
+            assert robot.tick(wait=2 * S)[0] is not None
+    assert set(robot.statuses) <= {Status.NO_CHUNK, Status.STARTING, Status.TRACKING}
+
+
+@pytest.mark.parametrize('spoil, reason', [
+    (lambda new: with_nan(new, 'position'), 'not finite'),
+    (lambda new: replace(new, frame_id='camera'), 'frame'),
+    (lambda new: replace(new, quaternion=np.zeros((4, 4))), 'quaternion'),
+])
+def test_lockstep_answers_a_refused_chunks_ticks_with_a_hold_and_names_why(spoil, reason):
+    robot = Lockstep()
+    robot.tick()
+    robot.answer(lockstep_chunk(robot.now, gripper=np.full(4, 1.0)))
+    for _ in range(3):
+        robot.tick()
+    assert robot.tick() == (None, Status.NO_CHUNK)
+    command, status, problem = robot.answer(spoil(lockstep_chunk(robot.now, HOME + 0.1)))
+    assert problem.startswith(reason) and status == Status.REFUSED
+    assert command.stamp_ns == robot.now and command.gripper == 1.0
+    np.testing.assert_allclose(command.position, HOME)
+    for _ in range(3):
+        command, status = robot.tick()
+        assert command is not None and status == Status.REFUSED
+    assert robot.tick() == (None, Status.NO_CHUNK)
+    assert robot.answer(lockstep_chunk(robot.now))[0] is not None
+
+
+def test_lockstep_holds_the_measured_pose_where_the_first_chunk_is_refused():
+    robot = Lockstep()
+    robot.tick()
+    robot.executor.refuse_chunk(robot.now, 'points: there are none, expected at least one')
+    command, status = robot.wait()
+    assert status == Status.REFUSED
+    np.testing.assert_allclose(command.position, HOME)
+    assert command.gripper == 0.0  # neither opens nor closes
+
+
+def test_lockstep_halt_answers_with_a_hold():
+    robot = Lockstep()
+    robot.tick()
+    robot.executor.halt()
+    command, status = robot.wait()
+    assert status == Status.HALTED and command.stamp_ns == robot.now
+    np.testing.assert_allclose(command.position, HOME)
+    assert robot.tick()[1] == Status.HALTED and len(robot.sent) == 2
+    robot.executor.clear_halt()
+    assert robot.tick() == (None, Status.NO_CHUNK)
+
+
+def test_lockstep_refuses_a_far_first_target_with_a_hold():
+    robot = Lockstep()
+    robot.tick()
+    command, status, _ = robot.answer(lockstep_chunk(robot.now, HOME + 0.3))
+    assert status == Status.START_REFUSED
+    np.testing.assert_allclose(command.position, HOME)
+
+
+def test_lockstep_disabled_answers_nothing():
+    robot = Lockstep(enable_on_start=False)
+    robot.executor.disable()
+    assert robot.tick() == (None, Status.DISABLED)
+    assert robot.answer(lockstep_chunk(robot.now))[:2] == (None, Status.DISABLED)
+
+
+def test_lockstep_follows_a_teleoperator_stamp_by_stamp():
+    robot = Lockstep(n_action_steps=0, dt_s=0.0)
+    for i in range(5):
+        assert robot.tick()[0] is None
+        assert robot.teleop(HOME + [0.001 * i, 0, 0], gripper=0.3) is None
+        command, _ = robot.wait()
+        assert command.stamp_ns == robot.now and command.gripper == 0.3
+    assert robot.statuses[-1] == Status.TELEOP
+
+
+def test_lockstep_waits_for_the_teleoperator_of_the_tick_before_and_then_for_the_policy():
+    robot = Lockstep()
+    robot.tick()
+    robot.teleop(HOME)
+    assert robot.wait()[0] is not None
+    assert robot.tick() == (None, Status.TELEOP)
+    assert robot.answer(lockstep_chunk(robot.now, HOME))[:2] == (None, Status.TELEOP)
+    assert robot.wait(240 * MS) == (None, Status.TELEOP)
+    command, status = robot.wait(20 * MS)  # silent for teleop_timeout: let go
+    assert command is not None and status == Status.STARTING
+
+
+def test_lockstep_without_the_policys_step_names_the_parameters():
+    robot = Lockstep(n_action_steps=0)
+    robot.tick()
+    assert_refused(robot, lockstep_chunk(robot.now), 'lockstep')
+
+
+def test_lockstep_goes_on_after_time_is_set_back():
+    robot = Lockstep()
+    robot.tick()
+    robot.answer(lockstep_chunk(robot.now))
+    robot.now = S
+    assert robot.tick() == (None, Status.NO_CHUNK)
+    command, _, problem = robot.answer(lockstep_chunk(robot.now))
+    assert problem is None and command.stamp_ns == S + TICK
+
+
+def test_lockstep_reset_begins_the_next_episode_at_the_measured_pose():
+    robot = Lockstep()
+    robot.tick()
+    robot.answer(lockstep_chunk(robot.now, gripper=np.full(4, 1.0)))
+    robot.executor.reset()
+    robot.now += 2 * S
+    robot.position = HOME + 0.5
+    assert robot.tick() == (None, Status.NO_CHUNK)
+    command, _, _ = robot.answer(replace(lockstep_chunk(robot.now, HOME + 0.5), gripper=None))
+    np.testing.assert_allclose(command.position, HOME + 0.5)
+    assert command.gripper == 0.0  # the last episode's effort is forgotten
+
+
+# Whatever comes
+
+EVENT = st.one_of(
+    st.tuples(st.just('run'), st.integers(1, 30)),
+    st.tuples(st.just('blind'), st.integers(1, 40)),
+    st.tuples(st.just('chunk'), st.floats(-0.5, 0.5), st.floats(-1.5, 1.5), st.integers(-8, 2)),
+    st.tuples(st.just('nan')), st.tuples(st.just('halt')), st.tuples(st.just('clear_halt')))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(EVENT, max_size=25), st.sampled_from([0.0, 0.1]))
+def test_no_stream_of_events_makes_a_command_that_breaks_the_limits(events, blend_s):
+    """The arm does as it is told, so that a beginning at the measured pose is no step either."""
+    robot = Robot(blend_s=blend_s)
+    robot.track(steps=2)
+    for event in events:
+        if event[0] in ('run', 'blind'):
+            robot.run(event[1], pose=event[0] == 'run')
+        elif event[0] == 'chunk':
+            robot.push(chunk(robot.now + event[3] * DT, robot.position + event[1],
+                             (event[2], 0.0, -event[2])))
+        elif event[0] == 'nan':
+            robot.push(with_nan(chunk(robot.now), 'position'))
+        else:
+            getattr(robot.executor, event[0])()
+    robot.run(5)
+    assert_within_limits(robot.sent)
+    assert {command.gripper for command in robot.sent} <= {-1.0}
+    assert [c.stamp_ns for c in robot.sent] == sorted({c.stamp_ns for c in robot.sent})
+
+
+def test_a_step_is_cheap():
+    """Bound of several times what an idle core takes."""
+    robot = Robot(blend_s=0.1)
+    durations = []
+    for k in range(300):
+        robot.now += PERIOD
+        robot.steady += PERIOD
+        robot.pose()
+        if k % 10 == 0:
+            robot.push(chunk(robot.now, robot.position, (0.1, -0.05, 0.0)))
+        begin = time.perf_counter()
+        robot.step()
+        durations.append(time.perf_counter() - begin)
+    assert min(durations[10:]) < 150e-6
+    assert np.median(durations) < 600e-6
+
+
+def test_every_parameter_is_described():
+    for name, field in ExecutorConfig.__dataclass_fields__.items():
+        assert field.metadata['description'].endswith('.'), name
+        assert not name.endswith('_s') or field.metadata['unit'] == 's'
