@@ -181,8 +181,9 @@ def _pictures(config: PolicyConfig) -> dict[str, Any]:
     if len(sizes) > 1:
         raise ValueError(f'checkpoint: its cameras have source sizes {sorted(sizes)}, expected '
                          'one for all: the simulator draws them alike')
-    parameters = {'cameras': [camera.name for camera in cameras], 'image_every': ticks,
-                  'renderer': config.renderer or 'plain'}
+    parameters: dict[str, Any] = {'image_every': ticks, 'renderer': config.renderer or 'plain'}
+    if cameras:  # an empty list is no parameter
+        parameters['cameras'] = [camera.name for camera in cameras]
     for height, width in sizes:
         parameters |= {'image_height': height, 'image_width': width}
     return parameters
