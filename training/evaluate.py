@@ -24,8 +24,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from diffusion_policy_ros.control.arm import load_arm
+from diffusion_policy_ros.control.executor import ExecutorConfig
 from diffusion_policy_ros.datatypes import Chunk, ObservationWindow
-from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_checkpoint
+from diffusion_policy_ros.policy.checkpoint import load_checkpoint
+from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
@@ -35,10 +37,11 @@ from diffusion_policy_ros.sim.rollout import (
     image_every,
     run_episodes,
 )
-from diffusion_policy_ros.sim.tasks import check_evaluation_seeds
+from diffusion_policy_ros.sim.tasks import check_evaluation_seed
 from diffusion_policy_ros.statistics import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_BLEND_S = ExecutorConfig().blend_s
 
 
 class TimedPolicy:
@@ -59,10 +62,11 @@ class TimedPolicy:
 
 
 def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
-             noise_seed: int = 0, blend_s: float | None = None,
+             noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
              progress: Progress | None = None) -> dict[str, object]:
     """Run one episode a seed; return what a results file holds, episodes in the order of seeds."""
-    check_evaluation_seeds(seeds)
+    for seed in seeds:
+        check_evaluation_seed(seed)
     config, arm = policy.config, load_arm(ROOT / 'config/arms/metaworld.yaml')
     workers = min(workers, len(seeds))
     cameras = config.observation.cameras
@@ -98,7 +102,7 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
         'steps': [episode.steps for episode in done],
         'n_success': n_success, 'n_episodes': len(done),
         'wilson95': list(wilson_interval(n_success, len(done))),
-        'workers': workers, 'blend_s': loops[0].blend_s,
+        'workers': workers, 'blend_s': blend_s,
         'limits_acted': sum((sum(episode.limits_acted.values()) for episode in done)),
         'chunk_ms': {'median': float(np.median(milliseconds)),
                      'p99': float(np.percentile(milliseconds, 99)), 'batch': workers},
@@ -124,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--noise-seed', type=int, default=0, help='seed of the denoising noise')
     parser.add_argument('--workers', type=int, default=2, help='parallel environments')
     parser.add_argument('--threads', type=int, default=2, help='PyTorch threads')
-    parser.add_argument('--blend', type=float, metavar='SECONDS',
-                        help='overlap of two chunks; default: config/chunk_executor.yaml\'s')
+    parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
+                        help='time over which a chunk replaces the one before it')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:

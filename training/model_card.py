@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""
+Write a checkpoint's model card: `model_card.py TRAINED -e EVALUATION.json -v VARIANTS -o FOLDER`.
+
+TRAINED is a folder of train.py. FOLDER gets the checkpoint, its training curve and README.md, whose
+every number comes from the checkpoint's provenance and the JSON files of evaluate.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion_policy_ros.policy.checkpoint_config import (
+    CheckpointConfig,
+    checkpoint_hash,
+    read_checkpoint_config,
+)
+
+
+def interval(result: dict[str, Any]) -> str:
+    """Return `98/100 (93.0-99.4 %)`."""
+    low, high = (100 * bound for bound in result['wilson95'])
+    return f"{result['n_success']}/{result['n_episodes']} ({low:.1f}-{high:.1f} %)"
+
+
+def seeds(result: dict[str, Any]) -> str:
+    """Return the environment seeds of a result as a range."""
+    return f"{min(result['seeds'])}-{max(result['seeds'])}"
+
+
+def card(config: CheckpointConfig, result: dict[str, Any],
+         variants: dict[str, dict[str, Any]]) -> str:
+    """Return the text of README.md."""
+    policy, data, training = config.policy, config.provenance['data'], config.provenance['training']
+    cameras = ', '.join(f'`{camera.name}` ({camera.source_height}x{camera.source_width} scaled to '
+                        f'{camera.height}x{camera.width}, crop {policy.vision.crop_height})'
+                        for camera in policy.observation.cameras)
+    lines = [
+        f'# {policy.task}', '',
+        'A visual diffusion policy for MetaWorld, made by the scripts of this repository alone.', '',
+        f'**Success {interval(result)}**, n = {result["n_episodes"]}, Wilson 95 % interval, '
+        f'environment seeds {seeds(result)} (never used for demonstrations), noise seed '
+        f'{result["noise_seed"]}, at most 500 ticks, the last averaged weights of one training '
+        f'run, not the best of several.', '',
+        '| | |', '|---|---|',
+        f'| observes | {cameras}; {", ".join(policy.observation.state) or "no arm state"} |',
+        f'| predicts | {", ".join(policy.action.parts)}, position {policy.action.target} |',
+        f'| steps | To {policy.n_obs_steps}, Tp {policy.horizon}, Ta {policy.n_action_steps}, '
+        f'dt {1000 * policy.dt_s:g} ms |',
+        f'| network | ResNet-18 of width {policy.vision.base_width}, {policy.vision.pooling}; '
+        f'U-Net {list(policy.unet.down_dims)} |',
+        f'| denoising | {policy.noise.num_train_timesteps} levels in training, '
+        f'{policy.noise.sampler.upper()} {policy.noise.num_inference_steps} in use |',
+        f'| demonstrations | {data["episodes"]} of the scripted expert, {data["frames"]} frames, '
+        f'seeds from {data["seed_start"]}, sha256 `{data["sha256"][:16]}` |',
+        f'| training | {config.provenance["step"]} steps of {training["segments"]} segments of '
+        f'{training["segment_windows"]} windows, AdamW {training["learning_rate"]:g}, weight decay '
+        f'{training["weight_decay"]:g}, EMA, seed {training["seed"]} |',
+        f'| versions | {", ".join(f"{name} {v}" for name, v in result["versions"].items())} |',
+        '', '![training curve](loss.png)', '']
+    if variants:
+        lines += ['## What was tried', '',
+                  f'The same demonstrations, steps and seed; each evaluated once. {_note(variants)}',
+                  '', '| variant | success | interval | median ticks | limits acted |',
+                  '|---|---|---|---|---|']
+        for name, row in variants.items():
+            won = sorted(steps for steps, success
+                         in zip(row['steps'], row['success'], strict=True) if success)
+            low, high = (100 * bound for bound in row['wilson95'])
+            lines.append(f"| {name.replace('_', ' ')} | {row['n_success']}/{row['n_episodes']} "
+                         f'| {low:.1f}-{high:.1f} % | {won[len(won) // 2] if won else "-"} '
+                         f"| {row['limits_acted']} |")
+        lines.append('')
+    return '\n'.join(lines)
+
+
+def _note(variants: dict[str, dict[str, Any]]) -> str:
+    ranges = sorted({seeds(row) for row in variants.values()})
+    return f'Environment seeds {" or ".join(ranges)}.'
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the card from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
+    parser.add_argument('trained', type=Path, help='folder of train.py')
+    parser.add_argument('-e', '--evaluation', type=Path, required=True, help='evaluate.py\'s JSON')
+    parser.add_argument('-v', '--variants', type=Path, help='folder of JSON results of variants')
+    parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
+    options = parser.parse_args(arguments)
+    source = options.trained / 'checkpoint'
+    try:
+        config = read_checkpoint_config(source)
+        result = json.loads(options.evaluation.read_text())
+        if result['checkpoint_sha256'] != checkpoint_hash(source):
+            raise ValueError(f'{options.evaluation}: evaluates another checkpoint than {source}')
+        variants = {}
+        if options.variants:
+            variants = {path.stem: json.loads(path.read_text())
+                        for path in sorted(options.variants.glob('*.json'))}
+    except (OSError, ValueError) as error:
+        sys.exit(f'model_card: {error}')
+    shutil.copytree(source, options.output, dirs_exist_ok=True)
+    shutil.copy(options.trained / 'loss.png', options.output)
+    (options.output / 'README.md').write_text(card(config, result, variants))
+    print(f'wrote {options.output}/README.md')
+
+
+if __name__ == '__main__':
+    main()
