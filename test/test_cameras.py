@@ -52,7 +52,7 @@ def test_a_point_appears_where_it_is_projected(arm, camera):
     hand = observation[EE_POSE][:3]
     points = hand + VISIBLE.get(camera, VISIBLE['corner'])
     pixels = geometry.project(points, observation[EE_POSE], HEIGHT, WIDTH)
-    for point, pixel in zip(points, pixels):
+    for point, pixel in zip(points, pixels, strict=True):
         np.testing.assert_allclose(_seen_at(arm, camera, point), pixel, atol=0.8)
 
 
@@ -67,7 +67,14 @@ def test_pose_is_mujocos_own(arm, camera):
     np.testing.assert_allclose(pose[:3], view.xpos, atol=1e-9)
     optical = np.empty(9)
     mujoco.mju_quat2Mat(optical, np.roll(pose[3:], 1))
-    np.testing.assert_allclose(optical.reshape(3, 3)[:, 2], -view.xmat.reshape(3, 3)[:, 2], atol=1e-9)
+    forward = -view.xmat.reshape(3, 3)[:, 2]
+    np.testing.assert_allclose(optical.reshape(3, 3)[:, 2], forward, atol=1e-9)
+
+
+@pytest.mark.parametrize('camera', ['arm', 'corner', 'corner2', 'corner3', 'corner4'])
+def test_pictures_are_upright(camera):
+    # Together with the projection's test: rows grow downwards.
+    assert camera_geometry(TASK, camera).rotation[2, 1] < -0.5
 
 
 def test_intrinsics_have_the_centre_between_pixels():

@@ -2,11 +2,12 @@
 """
 Collect demonstrations of a MetaWorld task into a zarr replay buffer.
 
-The scripted expert names absolute targets in parallel simulations; what is kept is, tick by tick, the
-observation and the target that answers it. An episode ends `--ticks-after-success` after the first
-success, so that a policy also learns to stay; one that reaches the step limit first is discarded and
-counted. Seeds are tried in order and the first successful ones are kept, so the data depend on the
-settings alone, not on the number of workers. Run the same command again to go on after an interruption.
+The scripted expert names absolute targets in parallel simulations; what is kept is, tick by tick,
+the observation and the target that answers it. An episode ends `--ticks-after-success` after the
+first success, so that a policy also learns to stay; one that reaches the step limit first is
+discarded and counted. Seeds are tried in order and the first successful ones are kept, so the data
+depend on the settings alone, not on the number of workers. After an interruption, run the same
+command again.
 
 Layout (zarr format 2, as in Diffusion Policy; T steps over all episodes, 80 Hz):
 
@@ -31,8 +32,14 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from numcodecs import Blosc
 import numpy as np
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
-                           TimeRemainingColumn)
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 import zarr
 
 from diffusion_policy_ros.control.images import camera_image
@@ -40,8 +47,12 @@ from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.rendering import check_camera, check_renderer
-from diffusion_policy_ros.sim.tasks import (FIRST_COLLECTION_SEED, STEP_NS, check_collection_seed,
-                                            check_task)
+from diffusion_policy_ros.sim.tasks import (
+    check_collection_seed,
+    check_task,
+    FIRST_COLLECTION_SEED,
+    STEP_NS,
+)
 
 FRAMES_PER_CHUNK = 32
 Steps = dict[str, list[np.ndarray]]
@@ -150,7 +161,7 @@ def run_episodes(config: CollectConfig, workers: int, first_seed: int,
             on_tick(workers)
             states = infos['sim_state'].copy()
             over = np.array([_is_over(*step, config.ticks_after_success) for step
-                             in zip(episodes, infos['success'], truncated)])
+                             in zip(episodes, infos['success'], truncated, strict=True)])
             if over.any():
                 for i in np.flatnonzero(over):
                     yield episodes[i]
@@ -272,8 +283,8 @@ class ReplayBuffer:
         for key, value in self._settings.items():
             found = self._group.attrs.get(key)
             if found != value:
-                raise ValueError(f'{self._path}: was collected with {key} {found!r}, now {value!r}: '
-                                 'expected the same settings or another folder')
+                raise ValueError(f'{self._path}: was collected with {key} {found!r}, now '
+                                 f'{value!r}: expected the same settings or another folder')
 
     def _cut(self) -> None:
         """Drop what an interrupted `append` left behind the last complete episode."""
@@ -334,7 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--task', required=True, help='MetaWorld task, like drawer-open-v3')
     parser.add_argument('--episodes', type=int, default=250, help='successful episodes to keep')
     parser.add_argument('--cameras', nargs='+', default=['arm', 'wrist'])
-    parser.add_argument('--source-size', type=int, default=224, help='pixels a side that are drawn')
+    parser.add_argument('--source-size', type=int, default=224,
+                        help='pixels a side that are drawn')
     parser.add_argument('--size', type=int, default=96, help='pixels a side that are kept')
     parser.add_argument('--renderer', default='plain', help='picture settings')
     parser.add_argument('--seed-start', type=int, default=FIRST_COLLECTION_SEED)
@@ -348,6 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         collect(config, args.episodes, args.workers, args.output)
     except ValueError as error:
         parser.exit(2, f'{parser.prog}: {error}\n')
+    except KeyboardInterrupt:
+        parser.exit(130, f'{parser.prog}: interrupted; run the same command again to go on\n')
 
 
 if __name__ == '__main__':

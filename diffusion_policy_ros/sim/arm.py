@@ -1,4 +1,4 @@
-"""MetaWorld as an arm in SI units: absolute end-effector targets in, pose, gripper and pictures out."""
+"""MetaWorld as an arm in SI units: absolute targets in; pose, gripper and pictures out."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.spaces import Box, Dict
+import numpy as np
 
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 from diffusion_policy_ros.sim import rendering  # before mujoco, see there
-from diffusion_policy_ros.sim.tasks import ACTION_SCALE, MAX_STEPS, STEP_NS, check_task
+from diffusion_policy_ros.sim.tasks import ACTION_SCALE, check_task, MAX_STEPS, STEP_NS
 
-import mujoco  # noqa: E402, I100, I202
-from metaworld.env_dict import ENV_CLS_MAP  # noqa: E402
+from metaworld.env_dict import ENV_CLS_MAP  # noqa: I100
+import mujoco
 
-__all__ = ['STEP_NS', 'MetaWorldArm']
-
-SIM_STATE_SIZE = 42
+__all__ = ['MetaWorldArm', 'STEP_NS']
 
 
 class MetaWorldArm(gymnasium.Env):
     """
     One MetaWorld task behind an arm's interface.
 
-    Observation (a dictionary): `ee_pose` (7,) float64, the hand's position in metres and quaternion
-    (x, y, z, w) in the world frame; `gripper` (1,) float64 from 0 (open) to 1 (closed); and each
-    camera's (height, width, 3) uint8 RGB, upright.
+    Observation (a dictionary): `ee_pose` (7,) float64, the hand's position in metres and
+    quaternion (x, y, z, w) in the world frame; `gripper` (1,) float64 from 0 (open) to 1 (closed);
+    and each camera's (height, width, 3) uint8 RGB, upright.
 
     Action (4,) float64: the hand's absolute target position in metres, and the gripper's closing
-    effort from -1 (open) to 1 (closed). MetaWorld moves a mocap body by `ACTION_SCALE` times its own
-    action, and the hand follows; so the target is taken against the mocap body, which the hand lags
-    behind, and moves it 1 cm an axis and tick at most.
+    effort from -1 (open) to 1 (closed). MetaWorld moves a mocap body by `ACTION_SCALE` times its
+    own action, and the hand follows; so the target is taken against the mocap body, which the hand
+    lags behind, and moves it 1 cm an axis and tick at most.
 
     `info` holds `success` (bool), `image_fresh` (bool, whether the pictures are this tick's) and
     `sim_state` (42,) float64: MetaWorld's own observation (39) and the mocap body's position (3),
@@ -43,7 +41,7 @@ class MetaWorldArm(gymnasium.Env):
         cameras: cameras in the observation, of `rendering.CAMERAS`.
         height, width: pixels of their pictures.
         renderer: name of the picture settings, of `rendering.RENDERERS`.
-        image_every: ticks from one fresh picture to the next; between them the last one is repeated.
+        image_every: ticks from one fresh picture to the next; the last one is repeated until then.
         max_steps: steps after which `truncated` is True; None for no limit.
 
     Raises:
@@ -129,14 +127,15 @@ class MetaWorldArm(gymnasium.Env):
         return (self._observe(state), float(reward), False, truncated,
                 self._info(bool(outcome['success'])))
 
-    def image(self, camera: str, height: int | None = None, width: int | None = None) -> np.ndarray:
+    def image(self, camera: str, height: int | None = None,
+              width: int | None = None) -> np.ndarray:
         """
         Return a picture of now, of any camera and size.
 
         Returns:
             (height, width, 3) uint8 RGB, upright.
         """
-        # mj_forward puts goal markers back to where the model has them, which in seven tasks is not
+        # mj_forward puts goal markers back to where the model has them, which in some tasks is not
         # where MetaWorld says that the goal is.
         for name, position in self._env._target_site_config:
             self._env.data.site(name).xpos = position[:3]

@@ -1,8 +1,8 @@
 """
 Where MetaWorld's cameras are and how they project: what camera_info and /tf say about them.
 
-An optical frame is REP 103's: x right, y down, z forward, of the upright picture. Pixel (0, 0) is the
-centre of the top left pixel.
+An optical frame is REP 103's: x right, y down, z forward, of the upright picture. Pixel (0, 0) is
+the centre of the top left pixel.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from diffusion_policy_ros.sim.rendering import CAMERAS, HAND_CAMERAS, ROLLED_CAMERAS, check_camera
+from diffusion_policy_ros.sim.rendering import CAMERAS, check_camera, HAND_CAMERAS, ROLLED_CAMERAS
 from diffusion_policy_ros.sim.tasks import check_task
 
-import mujoco  # noqa: I100, I202  after rendering, see there
-from metaworld.env_dict import ENV_CLS_MAP
+from metaworld.env_dict import ENV_CLS_MAP  # noqa: I100  after rendering, see there
+import mujoco
 
 # MuJoCo's camera looks along -z with y up; turned by 180 degrees about x it is an optical frame.
 _OPTICAL = np.diag([1.0, -1.0, -1.0])
@@ -106,14 +106,16 @@ def model_camera_geometry(model: mujoco.MjModel, camera: str) -> CameraGeometry:
     """
     view = model.camera(CAMERAS[check_camera(camera)])
     on_hand = camera in HAND_CAMERAS
-    expected = mujoco.mjtCamLight.mjCAMLIGHT_TRACK if on_hand else mujoco.mjtCamLight.mjCAMLIGHT_FIXED
+    modes = mujoco.mjtCamLight
+    expected = modes.mjCAMLIGHT_TRACK if on_hand else modes.mjCAMLIGHT_FIXED
     if view.mode[0] != expected:
         raise RuntimeError(f'camera {camera} has mode {view.mode[0]}, expected {int(expected)}')
     rotation = view.mat0.reshape(3, 3) @ _OPTICAL
     if camera in ROLLED_CAMERAS:
         rotation = rotation @ _ROLL
     position = view.pos0 if on_hand else view.pos
-    return CameraGeometry(camera, float(np.deg2rad(view.fovy[0])), on_hand, position.copy(), rotation)
+    fovy_rad = float(np.deg2rad(view.fovy[0]))
+    return CameraGeometry(camera, fovy_rad, on_hand, position.copy(), rotation)
 
 
 @lru_cache(maxsize=1)

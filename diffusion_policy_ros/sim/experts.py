@@ -9,7 +9,7 @@ import numpy as np
 from diffusion_policy_ros.sim import rendering  # noqa: F401  before mujoco, see there
 from diffusion_policy_ros.sim.tasks import ACTION_SCALE, check_task
 
-from metaworld.policies import ENV_POLICY_MAP  # noqa: E402, I100, I202
+from metaworld.policies import ENV_POLICY_MAP  # noqa: I100
 
 # Experts name moves beyond [-1, 1] all the time; they are clipped below.
 warnings.filterwarnings('ignore', message=r'Constant\(s\) may be too high')
@@ -46,5 +46,5 @@ class Expert:
         sim_state = np.asarray(sim_state, np.float64)
         if sim_state.shape != (42,):
             raise ValueError(f'sim_state has shape {sim_state.shape}, expected (42,)')
-        action = np.clip(np.asarray(self._policy.get_action(sim_state[:39]), np.float64), -1.0, 1.0)
+        action = np.asarray(self._policy.get_action(sim_state[:39]), np.float64).clip(-1.0, 1.0)
         return sim_state[39:] + action[:3] * ACTION_SCALE, float(action[3])

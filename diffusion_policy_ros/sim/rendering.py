@@ -1,18 +1,19 @@
 """
 Pictures of a MuJoCo model without a screen, upright, under named settings.
 
-Where MUJOCO_GL is not set, OSMesa is taken if it is installed, even beside a GPU, so that every machine
-draws the same pictures; then EGL, then a display. MUJOCO_GL=egl asks for the GPU. The modules here import
-this one before mujoco, whose own import fails obscurely where MUJOCO_GL names a missing library.
+Where MUJOCO_GL is not set, OSMesa is taken if it is installed, even beside a GPU, so that every
+machine draws the same pictures; then EGL, then a display. MUJOCO_GL=egl asks for the GPU. The
+modules here import this one before mujoco, whose own import fails obscurely where MUJOCO_GL names
+a missing library.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import ctypes
+from dataclasses import dataclass
 import importlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def choose_gl(environ: Mapping[str, str],
 _GL, _PROBLEM = choose_gl(os.environ)
 os.environ['MUJOCO_GL'] = _GL
 
-import mujoco  # noqa: E402  it reads MUJOCO_GL
+import mujoco  # noqa: E402, I100  it reads MUJOCO_GL
 
 if _PROBLEM is None and _GL in LIBRARIES:
     # Someone else may have imported mujoco before, when the variable was not set.

@@ -1,0 +1,136 @@
+"""Demonstrations: the same data from any number of workers, also after an interruption."""
+
+from pathlib import Path
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.sim.arm import MetaWorldArm
+from diffusion_policy_ros.sim.experts import Expert
+
+sys.path.insert(0, str(Path(__file__).parent.parent / 'training'))
+import collect_demos  # noqa: E402, I100, I201
+
+SEED = 1_000_000
+
+
+def _collect(path, episodes, workers=1, task='reach-v3', cameras=('arm',), **settings):
+    config = collect_demos.CollectConfig(task, cameras, source_size=48, size=24, **settings)
+    collect_demos.collect(config, episodes, workers, path)
+    return _read(path)
+
+
+def _read(path):
+    group = zarr.open_group(path, mode='r')
+    arrays = {f'{part}/{name}': array[:] for part in ('data', 'meta')
+              for name, array in group[part].arrays()}
+    return arrays, dict(group.attrs)
+
+
+def _assert_same(one, other):
+    assert one[0].keys() == other[0].keys()
+    for name, values in one[0].items():
+        np.testing.assert_array_equal(values, other[0][name], err_msg=name)
+    assert one[1] == other[1]
+
+
+@pytest.fixture(scope='module')
+def three(tmp_path_factory):
+    return _collect(tmp_path_factory.mktemp('demos') / 'three.zarr', 3)
+
+
+def test_it_records_what_the_expert_saw_and_answered(three):
+    arrays, attributes = three
+    arm, expert = MetaWorldArm('reach-v3', ('arm',), 48, 48), Expert('reach-v3')
+    observation, info = arm.reset(seed=SEED)
+    after_success = 0
+    for t in range(arrays['meta/episode_ends'][0]):
+        position, effort = expert.target(info['sim_state'])
+        np.testing.assert_array_equal(arrays['data/ee_pose'][t], observation['ee_pose'])
+        np.testing.assert_array_equal(arrays['data/gripper'][t], observation['gripper'])
+        np.testing.assert_array_equal(arrays['data/arm'][t],
+                                      camera_image(observation['arm'], 'rgb8', 24, 24))
+        np.testing.assert_array_equal(arrays['data/target_position'][t], position)
+        assert arrays['data/target_gripper'][t] == effort
+        after_success += info['success'] or after_success > 0
+        observation, _, _, _, info = arm.step([*position, effort])
+    assert after_success == 10
+    assert attributes['step_ns'] == 12_500_000 and attributes['renderer'] == 'plain'
+    assert attributes['cameras'] == ['arm'] and attributes['source_size'] == 48
+    arm.close()
+
+
+def test_the_layout_is_diffusion_policys(three):
+    arrays, _ = three
+    steps = arrays['meta/episode_ends'][-1]
+    assert {name: (values.shape, values.dtype.str[1:]) for name, values in arrays.items()} == {
+        'data/arm': ((steps, 24, 24, 3), 'u1'),
+        'data/ee_pose': ((steps, 7), 'f8'), 'data/gripper': ((steps, 1), 'f8'),
+        'data/target_position': ((steps, 3), 'f8'), 'data/target_gripper': ((steps, 1), 'f8'),
+        'meta/episode_ends': ((3,), 'i8'), 'meta/episode_seeds': ((3,), 'i8')}
+    assert arrays['meta/episode_seeds'].tolist() == [SEED, SEED + 1, SEED + 2]
+
+
+def test_the_number_of_workers_does_not_change_the_data(three, tmp_path):
+    _assert_same(_collect(tmp_path / 'demos.zarr', 3, workers=2), three)
+
+
+def test_an_interrupted_run_goes_on(three, tmp_path):
+    path = tmp_path / 'demos.zarr'
+    _collect(path, 1)
+    group = zarr.open_group(path, mode='r+')
+    for name in ('arm', 'ee_pose'):  # killed in the middle of the second episode
+        array = group['data'][name]
+        array.resize((array.shape[0] + 7, *array.shape[1:]))
+        array[-7:] = 99
+    seeds = group['meta/episode_seeds']
+    seeds.resize((2,))
+    seeds[1] = 123
+    _assert_same(_collect(path, 3), three)
+    _assert_same(_collect(path, 2), three)  # nothing left to do
+
+
+def test_failures_are_counted_and_left_out(tmp_path):
+    # soccer's expert misses on this seed, and scores on the next.
+    arrays, attributes = _collect(tmp_path / 'demos.zarr', 1, 2, 'soccer-v3', (),
+                                  seed_start=SEED + 1)
+    assert arrays['meta/episode_seeds'].tolist() == [SEED + 2]
+    assert attributes['failed_seeds'] == [SEED + 1] and attributes['n_failures'] == 1
+    assert arrays['meta/episode_ends'][0] < 150
+
+
+def test_episodes_come_in_the_order_of_their_seeds():
+    ended = [collect_demos.Episode(seed) for seed in (7, 5, 8, 6)]
+    assert [episode.seed for episode in collect_demos.in_order(iter(ended), 5)] == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--task', 'reach'], "task 'reach' is none of the 50"),
+    (['--task', 'reach-v3', '--cameras', 'front'], "camera 'front' is unknown"),
+    (['--task', 'reach-v3', '--renderer', 'x'], "renderer 'x' is unknown"),
+    (['--task', 'reach-v3', '--seed-start', '7'], 'seed 7 belongs to the evaluation'),
+    (['--task', 'reach-v3', '--size', '300'], 'size is 300'),
+    (['--task', 'reach-v3', '--workers', '0'], 'workers 0'),
+])
+def test_a_wrong_argument_is_one_line(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        collect_demos.main([*arguments, '-o', str(tmp_path / 'demos.zarr')])
+    line, = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and message in line
+    assert not (tmp_path / 'demos.zarr').exists()
+
+
+def test_other_data_in_the_folder_are_left_alone(tmp_path):
+    path = tmp_path / 'demos.zarr'
+    collect_demos.ReplayBuffer(path, collect_demos.CollectConfig('reach-v3'))
+    with pytest.raises(ValueError, match="was collected with task 'reach-v3', now 'push-v3'"):
+        collect_demos.collect(collect_demos.CollectConfig('push-v3'), 1, 1, path)
+    assert zarr.open_group(path, mode='r').attrs['task'] == 'reach-v3'
+    (tmp_path / 'notes').mkdir()
+    (tmp_path / 'notes' / 'list.txt').write_text('x')
+    with pytest.raises(ValueError, match='found something else than a zarr group'):
+        collect_demos.collect(collect_demos.CollectConfig('reach-v3'), 1, 1, tmp_path / 'notes')
+    assert (tmp_path / 'notes' / 'list.txt').read_text() == 'x'

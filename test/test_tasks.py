@@ -1,0 +1,41 @@
+"""Names of tasks and ranges of seeds."""
+
+import pytest
+
+from diffusion_policy_ros.sim import rendering  # noqa: F401  before metaworld
+from diffusion_policy_ros.sim import tasks
+
+
+def test_the_tasks_are_metaworlds():
+    from metaworld.env_dict import ENV_CLS_MAP
+    from metaworld.policies import ENV_POLICY_MAP
+
+    assert len(tasks.TASKS) == 50
+    assert set(tasks.TASKS) == set(ENV_CLS_MAP) == set(ENV_POLICY_MAP)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('drawer-open', "task 'drawer-open' is none of the 50 MetaWorld tasks: "
+                    'did you mean drawer-open-v3 or '),
+    ('xyzzy', "task 'xyzzy' is none of the 50 MetaWorld tasks: expected one like assembly-v3"),
+])
+def test_an_unknown_task_is_refused_with_the_closest_names(name, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        tasks.check_task(name)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_known_task_is_returned():
+    assert tasks.check_task('drawer-open-v3') == 'drawer-open-v3'
+
+
+def test_evaluation_and_collection_share_no_seed():
+    first = tasks.FIRST_COLLECTION_SEED
+    assert tasks.check_evaluation_seed(0) == 0
+    assert tasks.check_evaluation_seed(first - 1) == first - 1
+    assert tasks.check_collection_seed(first) == first
+    for seed in (-1, first):
+        with pytest.raises(ValueError, match=f'seed {seed} is no evaluation seed, expected 0 to'):
+            tasks.check_evaluation_seed(seed)
+    with pytest.raises(ValueError, match='seed 999999 belongs to the evaluation, expected at'):
+        tasks.check_collection_seed(first - 1)
