@@ -536,7 +536,7 @@ def test_the_measured_pose_stops():
     robot.push(chunk(robot.now, robot.position, (0.2, 0.0, 0.0), points=100))
     robot.run(24, pose=False)
     assert robot.statuses[-1] == Status.TRACKING
-    command, status = robot.run(40, pose=False)
+    command, status = robot.run(60, pose=False)
     assert status == Status.NO_POSE
     np.testing.assert_array_equal(command.position, robot.sent[-2].position)
     assert_within_limits(robot.sent)

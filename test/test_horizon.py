@@ -71,6 +71,7 @@ def test_no_stamp_from_the_future_enters():
     assert indices([100, 120, 140, 160], 140) == [100, 120, 140]
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(0, 40), st.integers(1, 40),
        st.integers(1, 5), st.integers(1, 60))
 def test_each_slot_is_the_newest_that_is_old_enough(steps, pick, dt, n, tolerance):
@@ -273,7 +274,7 @@ def test_memory_is_bounded():
 EPISODE = st.lists(st.integers(1, 60), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_order_of_arrival_across_streams_changes_nothing(data):
     """Whatever the interleaving: gaps, jumps back, and streams that lag over an episode's end."""
@@ -303,7 +304,7 @@ def test_the_order_of_arrival_across_streams_changes_nothing(data):
     assert state_after(shuffled) == state_after(in_turn)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.sampled_from([2000, -400]))
 def test_however_streams_interleave_a_common_jump_is_one_episode(data, jump):
     """No window mixes the two sides, and the episode's first time changes once."""

@@ -54,12 +54,13 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
         previous: the chunk that is being followed, or None.
         new: the chunk to follow.
         now_ns: ROS time.
-        blend_ns: length of the passage; 0 for the new chunk at once.
+        blend_ns: length of the passage, which ends with the new chunk's last point at the latest; 0
+            for the new chunk at once.
     """
     now_ns = max(now_ns, new.stamp_ns)
     if previous is None or blend_ns <= 0 or now_ns >= new.end_ns:
         return _from_now(new, now_ns, ())
-    end_ns = now_ns + blend_ns
+    end_ns = min(now_ns + blend_ns, new.end_ns)
     corners = [previous.stamp_ns + int(offset) for offset in previous.offsets_ns] + [end_ns]
     merged = _from_now(new, now_ns, [corner for corner in corners if now_ns < corner <= end_ns])
     position = merged.position.copy()
@@ -68,7 +69,7 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
         time_ns = merged.stamp_ns + int(offset_ns)
         if time_ns >= end_ns:
             break
-        weight = (end_ns - time_ns) / blend_ns
+        weight = (end_ns - time_ns) / (end_ns - now_ns)
         old_position, old_quaternion, _ = sample(previous, time_ns)
         position[i] += weight * (old_position - position[i])
         if quaternion is not None and old_quaternion is not None:
