@@ -1,0 +1,137 @@
+"""launch/metaworld_sim.launch.py, read and run by the real launch and launch_ros."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+from ament_index_python.packages import get_package_prefix, PackageNotFoundError
+import pytest
+
+launch = pytest.importorskip('launch', reason='launch is missing: it comes with ROS 2, not PyPI')
+launch_ros = pytest.importorskip('launch_ros', reason='launch_ros is missing: it comes with ROS 2')
+
+from launch.actions import DeclareLaunchArgument  # noqa: E402
+from launch.launch_description_sources import (  # noqa: E402
+    get_launch_description_from_python_launch_file,
+)
+from launch.utilities import perform_substitutions  # noqa: E402
+from launch_ros.actions import Node  # noqa: E402
+from launch_ros.utilities import evaluate_parameters  # noqa: E402
+
+from diffusion_policy_ros.nodes.bringup import metaworld_nodes, SimSettings  # noqa: E402
+
+PACKAGE = 'diffusion_policy_ros'
+LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'metaworld_sim.launch.py'
+
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+arguments = [tuple(argument.split(':=')) for argument in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+
+def launched(**arguments: str) -> list[Node]:
+    """Return the nodes that a launch with these arguments starts, without starting them."""
+    context = launch.LaunchContext()
+    context.launch_configurations.update(arguments)
+    found: list[Node] = []
+    waiting = [get_launch_description_from_python_launch_file(str(LAUNCH_FILE))]
+    while waiting:
+        entity = waiting.pop(0)
+        if isinstance(entity, Node):
+            found.append(entity)
+        else:
+            waiting[:0] = entity.visit(context) or []
+    return found
+
+
+def as_text(value: Any) -> str | None:
+    """Return what launch makes of a string or its substitutions."""
+    if value is None or isinstance(value, str):
+        return value
+    return perform_substitutions(launch.LaunchContext(), list(value))
+
+
+def what_starts(node: Node) -> tuple[str, str | None, str | None, dict, list]:
+    """Return executable, name, namespace, parameters and remappings of a launch_ros node."""
+    (parameters,) = evaluate_parameters(launch.LaunchContext(), node._Node__parameters)
+    remappings = [(as_text(old), as_text(new)) for old, new in node._Node__remappings]
+    return (as_text(node.node_executable), as_text(node._Node__node_name),
+            as_text(node._Node__node_namespace), parameters, remappings)
+
+
+def expected(settings: SimSettings) -> list[tuple]:
+    return [(spec.executable, spec.executable, spec.namespace or None,
+             {name: tuple(value) if isinstance(value, (list, tuple)) else value
+              for name, value in spec.parameters.items()}, list(spec.remappings))
+            for spec in metaworld_nodes(settings)]
+
+
+def test_every_argument_has_a_description():
+    description = get_launch_description_from_python_launch_file(str(LAUNCH_FILE))
+    arguments = [entity for entity in description.entities
+                 if isinstance(entity, DeclareLaunchArgument)]
+    assert {argument.name for argument in arguments} == {
+        *(field.name for field in fields(SimSettings)), 'respawn', 'rviz'}
+    assert [argument.name for argument in arguments
+            if len(argument.description) < 10 or argument.description.startswith('no desc')] == []
+    assert all(argument.default_value is not None for argument in arguments)
+
+
+@pytest.mark.parametrize(('arguments', 'settings'), [
+    ({}, SimSettings()),
+    ({'mode': 'realtime', 'real_time_factor': '0.25', 'episodes': '2', 'seed': '40',
+      'video': 'false', 'namespace': 'left'},
+     SimSettings(mode='realtime', real_time_factor=0.25, episodes=2, seed=40, video=False,
+                 namespace='left')),
+    ({'episodes': '0', 'task': 'reach-v3'}, SimSettings(episodes=0, task='reach-v3')),
+], ids=['defaults', 'realtime', 'arm alone'])
+def test_the_nodes_are_those_of_bringup(arguments, settings):
+    nodes = launched(**arguments)
+    assert {node.node_package for node in nodes} == {PACKAGE}
+    assert [what_starts(node) for node in nodes] == expected(settings)
+
+
+def test_rviz_comes_with_its_configuration():
+    rviz = launched(rviz='true')[-1]
+    assert (rviz.node_package, as_text(rviz.node_executable)) == ('rviz2', 'rviz2')
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'task': 'open-drawer'}, 'open-drawer'),
+    ({'episodes': 'ten'}, 'episodes'),
+    ({'checkpoint': 'nowhere'}, 'nowhere'),
+])
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        launched(**arguments)
+
+
+@pytest.mark.slow
+def test_an_episode_runs_and_ends(tmp_path):
+    try:
+        get_package_prefix(PACKAGE)
+    except PackageNotFoundError:
+        pytest.skip(f'{PACKAGE} is not installed: make setup, or colcon build and source it')
+    result = subprocess.run(
+        [sys.executable, '-c', RUN, LAUNCH_FILE, 'episodes:=1', 'video:=false',
+         f'out:={tmp_path / "run"}'],
+        env={**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}, timeout=240,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['n_episodes'] == 1
+    assert 'process has finished cleanly' in result.stdout
