@@ -1,6 +1,6 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+import pytest
 from scipy.stats import binomtest
 
 from diffusion_policy_ros.statistics import wilson_interval

@@ -2,19 +2,19 @@
 """
 Train and evaluate variants of one configuration: `compare.py VARIANTS -d DATASET -o FOLDER`.
 
-Each variant's result is a JSON file in `--results`; those that are there already are not run again,
-so the command can be stopped and goes on where it was.
+Each variant's result is a JSON file in `--results`; those that are there already are not run
+again, so the command can be stopped and goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+import json
 from pathlib import Path
+import subprocess
+import sys
 
 from diffusion_policy_ros.typed import from_mapping, load_yaml
 
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('-d', '--dataset', type=Path, required=True, help='zarr replay buffer')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder of the trainings')
     parser.add_argument('-r', '--results', type=Path, required=True, help='folder of JSON results')
-    parser.add_argument('--only', nargs='*', metavar='NAME', help='variants to run; default: all')
+    parser.add_argument('--only', nargs='*', metavar='NAME', help='variants to run')
     parser.add_argument('--episodes', type=int, default=100, help='evaluation episodes')
-    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='overrides',
-                        help='override a value in every variant')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
+                        dest='overrides', help='override a value in every variant')
     parser.add_argument('--threads', type=int, default=2, help='PyTorch threads')
     options = parser.parse_args(arguments)
     try:
@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{name}: {result['n_success']}/{result['n_episodes']} in {done}")
             else:
                 print(f'{name}:', flush=True)
-                run_variant(name, table.variants[name], options.variants.parent / table.base, options)
+                run_variant(name, table.variants[name], options.variants.parent / table.base,
+                            options)
     except ValueError as error:
         sys.exit(f'compare: {error}')
     except subprocess.CalledProcessError as error:

@@ -9,19 +9,20 @@ batched predictions. With `--workers 1` it sends the same targets as the nodes i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
 import json
+from pathlib import Path
 import platform
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
-import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import torch
 
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor import ExecutorConfig
@@ -37,7 +38,7 @@ from diffusion_policy_ros.sim.rollout import (
     image_every,
     run_episodes,
 )
-from diffusion_policy_ros.sim.tasks import check_evaluation_seed
+from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task
 from diffusion_policy_ros.statistics import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,49 +62,54 @@ class TimedPolicy:
         return chunks
 
 
-def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
-             noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
-             progress: Progress | None = None) -> dict[str, object]:
-    """Run one episode a seed; return what a results file holds, episodes in the order of seeds."""
+def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
+        predict: TimedPolicy, blend_s: float = DEFAULT_BLEND_S,
+        on_episode: Callable[[Episode], None] = lambda episode: None) -> list[Episode]:
+    """Run one episode a seed; return them in the order of seeds."""
     for seed in seeds:
         check_evaluation_seed(seed)
+    check_task(task)
     config, arm = policy.config, load_arm(ROOT / 'config/arms/metaworld.yaml')
-    workers = min(workers, len(seeds))
     cameras = config.observation.cameras
-    make = partial(MetaWorldArm, task, tuple(camera.name for camera in cameras),
-                   cameras[0].source_height if cameras else 224,
-                   cameras[0].source_width if cameras else 224,
+    sizes = {(camera.source_height, camera.source_width) for camera in cameras} or {(224, 224)}
+    if len(sizes) > 1:
+        raise ValueError(f'the cameras have source sizes {sorted(sizes)}, expected one for all')
+    make = partial(MetaWorldArm, task, tuple(camera.name for camera in cameras), *sizes.pop(),
                    renderer=config.renderer, image_every=image_every(config), max_steps=None)
     if workers == 1:
         envs = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
     else:
         envs = AsyncVectorEnv([make] * workers, autoreset_mode=AutoresetMode.DISABLED,
-                              context='forkserver')
+                              context='spawn')
     loops = [ClosedLoop(config, executor_config(config, blend_s), arm) for _ in range(workers)]
-    predict = TimedPolicy(policy, noise_seed)
     episodes: dict[int, Episode] = {}
-    bar = progress.add_task(f'{task}', total=len(seeds)) if progress else None
-    start = time.perf_counter()
     try:
         for episode in run_episodes(envs, loops, predict, seeds):
             episodes[episode.seed] = episode
-            if progress:
-                wins = sum(done.success for done in episodes.values())
-                progress.update(bar, completed=len(episodes),
-                                description=f'{task} {wins}/{len(episodes)}')
+            on_episode(episode)
     finally:
         envs.close()
-    done = [episodes[seed] for seed in seeds]
-    n_success = sum(episode.success for episode in done)
+    return [episodes[seed] for seed in seeds]
+
+
+def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
+             noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
+             on_episode: Callable[[Episode], None] = lambda episode: None) -> dict[str, object]:
+    """Run one episode a seed; return what a results file holds."""
+    workers = min(workers, len(seeds))
+    predict = TimedPolicy(policy, noise_seed)
+    start = time.perf_counter()
+    episodes = run(policy, task, seeds, workers, predict, blend_s, on_episode)
+    n_success = sum(episode.success for episode in episodes)
     milliseconds = 1000.0 * np.array(predict.seconds)
     return {
         'task': task, 'mode': 'evaluate', 'seeds': list(seeds), 'noise_seed': noise_seed,
-        'success': [episode.success for episode in done],
-        'steps': [episode.steps for episode in done],
-        'n_success': n_success, 'n_episodes': len(done),
-        'wilson95': list(wilson_interval(n_success, len(done))),
+        'success': [episode.success for episode in episodes],
+        'steps': [episode.steps for episode in episodes],
+        'n_success': n_success, 'n_episodes': len(episodes),
+        'wilson95': list(wilson_interval(n_success, len(episodes))),
         'workers': workers, 'blend_s': blend_s,
-        'limits_acted': sum((sum(episode.limits_acted.values()) for episode in done)),
+        'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
         'chunk_ms': {'median': float(np.median(milliseconds)),
                      'p99': float(np.percentile(milliseconds, 99)), 'batch': workers},
         'wall_s': time.perf_counter() - start,
@@ -116,13 +122,30 @@ def versions() -> dict[str, str]:
     return {'python': platform.python_version(), **{name: version(name) for name in packages}}
 
 
+@contextmanager
+def progress_bar(task: str, total: int) -> Iterator[Callable[[Episode], None]]:
+    """Yield what takes each finished episode; show it where a person looks on."""
+    counts = [0, 0]
+    with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                  TimeElapsedColumn(),
+                  disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task(task, total=total)
+
+        def on_episode(episode: Episode) -> None:
+            counts[0] += episode.success
+            counts[1] += 1
+            progress.update(bar, advance=1, description=f'{task} {counts[0]}/{counts[1]}')
+
+        yield on_episode
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate one checkpoint from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0].strip(),
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('checkpoint', type=Path, help='folder with model.safetensors, config.yaml')
     parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
-    parser.add_argument('--task', default='', help='MetaWorld task; empty: the checkpoint\'s')
+    parser.add_argument('--task', default='', help="MetaWorld task; empty: the checkpoint's")
     parser.add_argument('--episodes', type=int, default=100, help='episodes, one a seed')
     parser.add_argument('--seed', type=int, default=0, help='first environment seed')
     parser.add_argument('--noise-seed', type=int, default=0, help='seed of the denoising noise')
@@ -134,19 +157,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     try:
         policy = load_checkpoint(options.checkpoint)
-        with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                      TimeElapsedColumn(), disable=not sys.stderr.isatty()) as progress:
-            result = evaluate(policy, options.task or policy.config.task,
-                              range(options.seed, options.seed + options.episodes),
-                              options.workers, options.noise_seed, options.blend, progress)
+        task = check_task(options.task or policy.config.task)
+        seeds = range(options.seed, options.seed + options.episodes)
+        with progress_bar(task, len(seeds)) as on_episode:
+            result = evaluate(policy, task, seeds, options.workers, options.noise_seed,
+                              options.blend, on_episode)
     except ValueError as error:
         sys.exit(f'evaluate: {error}')
     result |= {'checkpoint_sha256': checkpoint_hash(options.checkpoint), 'versions': versions(),
                'threads': options.threads}
     low, high = result['wilson95']
     print(f"{result['task']}: success {result['n_success']}/{result['n_episodes']} "
-          f"(Wilson 95 % {low:.3f}-{high:.3f}), chunk {result['chunk_ms']['median']:.1f} ms median, "
-          f"{result['chunk_ms']['p99']:.1f} ms p99 at batch {result['workers']}")
+          f"(Wilson 95 % {low:.3f}-{high:.3f}), chunk {result['chunk_ms']['median']:.1f} ms "
+          f"median, {result['chunk_ms']['p99']:.1f} ms p99 at batch {result['workers']}")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + '\n')

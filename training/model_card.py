@@ -2,23 +2,23 @@
 """
 Write a checkpoint's model card: `model_card.py TRAINED -e EVALUATION.json -v VARIANTS -o FOLDER`.
 
-TRAINED is a folder of train.py. FOLDER gets the checkpoint, its training curve and README.md, whose
-every number comes from the checkpoint's provenance and the JSON files of evaluate.py.
+TRAINED is a folder of train.py. FOLDER gets the checkpoint, its training curve and README.md.
+Every number in that comes from the checkpoint's provenance and evaluate.py's JSON files.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
+from pathlib import Path
 import shutil
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros.policy.checkpoint_config import (
-    CheckpointConfig,
     checkpoint_hash,
+    CheckpointConfig,
     read_checkpoint_config,
 )
 
@@ -37,13 +37,14 @@ def seeds(result: dict[str, Any]) -> str:
 def card(config: CheckpointConfig, result: dict[str, Any],
          variants: dict[str, dict[str, Any]]) -> str:
     """Return the text of README.md."""
-    policy, data, training = config.policy, config.provenance['data'], config.provenance['training']
+    policy, provenance = config.policy, config.provenance
+    data, training = provenance['data'], provenance['training']
     cameras = ', '.join(f'`{camera.name}` ({camera.source_height}x{camera.source_width} scaled to '
                         f'{camera.height}x{camera.width}, crop {policy.vision.crop_height})'
                         for camera in policy.observation.cameras)
     lines = [
         f'# {policy.task}', '',
-        'A visual diffusion policy for MetaWorld, made by the scripts of this repository alone.', '',
+        'A visual diffusion policy for MetaWorld, made by the scripts of this repository.', '',
         f'**Success {interval(result)}**, n = {result["n_episodes"]}, Wilson 95 % interval, '
         f'environment seeds {seeds(result)} (never used for demonstrations), noise seed '
         f'{result["noise_seed"]}, at most 500 ticks, the last averaged weights of one training '
@@ -59,14 +60,15 @@ def card(config: CheckpointConfig, result: dict[str, Any],
         f'{policy.noise.sampler.upper()} {policy.noise.num_inference_steps} in use |',
         f'| demonstrations | {data["episodes"]} of the scripted expert, {data["frames"]} frames, '
         f'seeds from {data["seed_start"]}, sha256 `{data["sha256"][:16]}` |',
-        f'| training | {config.provenance["step"]} steps of {training["segments"]} segments of '
-        f'{training["segment_windows"]} windows, AdamW {training["learning_rate"]:g}, weight decay '
-        f'{training["weight_decay"]:g}, EMA, seed {training["seed"]} |',
-        f'| versions | {", ".join(f"{name} {v}" for name, v in result["versions"].items())} |',
+        f'| training | {provenance["step"]} steps of {training["segments"]} segments of '
+        f'{training["segment_windows"]} windows, AdamW {training["learning_rate"]:g}, weight '
+        f'decay {training["weight_decay"]:g}, EMA, seed {training["seed"]} |',
+        f'| versions | {", ".join(map(" ".join, result["versions"].items()))} |',
         '', '![training curve](loss.png)', '']
     if variants:
         lines += ['## What was tried', '',
-                  f'The same demonstrations, steps and seed; each evaluated once. {_note(variants)}',
+                  'The same demonstrations, steps and seed; each evaluated once. '
+                  f'{_note(variants)}',
                   '', '| variant | success | interval | median ticks | limits acted |',
                   '|---|---|---|---|---|']
         for name, row in variants.items():
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the card from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
     parser.add_argument('trained', type=Path, help='folder of train.py')
-    parser.add_argument('-e', '--evaluation', type=Path, required=True, help='evaluate.py\'s JSON')
+    parser.add_argument('-e', '--evaluation', type=Path, required=True, help="evaluate.py's JSON")
     parser.add_argument('-v', '--variants', type=Path, help='folder of JSON results of variants')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
     options = parser.parse_args(arguments)

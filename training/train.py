@@ -2,30 +2,30 @@
 """
 Train a diffusion policy on a replay buffer: `train.py CONFIG -d DATASET -o FOLDER`.
 
-Stop it at any time; the same command goes on where it stopped. FOLDER then holds `checkpoint/` (the
-averaged weights), `metrics.jsonl`, `loss.png` and `state.pt` to resume from.
+Stop it at any time; the same command goes on where it stopped. FOLDER then holds `checkpoint/`
+(the averaged weights), `metrics.jsonl`, `loss.png` and `state.pt` to resume from.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import platform
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+import json
+import math
+import os
 from pathlib import Path
+import platform
+import sys
+import time
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 import torch
 import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
 from diffusion_policy_ros.data.window_data import WindowBatch, WindowData
@@ -34,9 +34,6 @@ from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer
 from diffusion_policy_ros.typed import from_mapping, load_yaml, to_mapping
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
 
 VALIDATION_WINDOWS = 64
 LOG_EVERY = 25
@@ -273,14 +270,14 @@ def draw_losses(folder: Path) -> None:
     """Draw loss.png from metrics.jsonl; where a run was resumed the later rows count."""
     rows = {row['step']: row for row in
             map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())}
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout='constrained')
+    figure = Figure(figsize=(6, 3.5), layout='constrained')
+    axes = figure.subplots()
     for key, style in (('loss', '-'), ('validation_loss', 'o-')):
         points = [(step, row[key]) for step, row in sorted(rows.items()) if key in row]
         axes.plot(*zip(*points, strict=True), style, markersize=3, label=key.replace('_', ' '))
     axes.set(xlabel='optimiser step', ylabel='mean squared error of the noise', yscale='log')
     axes.legend()
     figure.savefig(folder / 'loss.png', dpi=120)
-    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -289,8 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('config', type=Path, help='file of config/training/')
     parser.add_argument('-d', '--dataset', type=Path, required=True, help='zarr replay buffer')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
-    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='overrides',
-                        help='override a value, for example training.steps=3000')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
+                        dest='overrides', help='override a value, for example training.steps=3000')
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='PyTorch threads')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -41,7 +41,7 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
     step_ns = int(buffer.attributes['step_ns'])
     stride, rest = divmod(dt_ns, step_ns)
     if rest or stride < 1:
-        raise ValueError(f'dt is {dt_ns} ns, expected a multiple of the data\'s step {step_ns} ns')
+        raise ValueError(f"dt is {dt_ns} ns, expected a multiple of the data's step {step_ns} ns")
     observed, acted, trained, episode = [], [], [], []
     lead = (np.arange(horizon) - (n_obs_steps - 1)) * stride
     for number, rows in enumerate(buffer.episodes()):

@@ -13,10 +13,10 @@ from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
 from diffusion_policy_ros.control.horizon import ChunkSchedule, Horizon, NotReady
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.datatypes import (
-    EE_POSE,
-    NS_PER_S,
     Chunk,
     Command,
+    EE_POSE,
+    NS_PER_S,
     Observation,
     ObservationWindow,
 )
@@ -65,7 +65,7 @@ def image_every(config: PolicyConfig) -> int:
     """
     ticks, rest = divmod(config.dt_ns, STEP_NS)
     if rest or ticks < 1:
-        raise ValueError(f'dt_s is {config.dt_s}, expected a multiple of the simulator\'s tick '
+        raise ValueError(f"dt_s is {config.dt_s}, expected a multiple of the simulator's tick "
                          f'{STEP_NS / NS_PER_S} s')
     return ticks
 

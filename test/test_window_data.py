@@ -1,0 +1,58 @@
+from demonstrations import write_demonstrations
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
+from diffusion_policy_ros.data.window_data import WindowData
+from diffusion_policy_ros.policy.config import (
+    ActionSpec,
+    CameraSpec,
+    ObservationSpec,
+    PolicyConfig,
+    VisionConfig,
+)
+
+
+def config(size=32, source=64, **changes):
+    camera = CameraSpec('arm', source, source, size, size)
+    values = {'observation': ObservationSpec((camera,)), 'dt_s': 0.0125, 'renderer': 'plain',
+              'vision': VisionConfig(16, size - 4, size - 4)}
+    return PolicyConfig(**{**values, **changes})
+
+
+@pytest.fixture
+def buffer(tmp_path):
+    return load_replay_buffer(write_demonstrations(tmp_path / 'd.zarr'), ('arm',))
+
+
+def test_a_batch_holds_each_frame_once_and_windows_find_theirs(buffer):
+    data = WindowData(buffer, config())
+    batch = data.batch(np.array([41, 42, 60]))
+    assert len(batch.images['arm']) == 5                       # frames 40, 41, 42 and 59, 60
+    shades = batch.images['arm'][batch.frames][..., 0, 0, 0]   # (B, To), frame number in episode
+    assert shades.tolist() == [[0, 1], [1, 2], [19, 20]]
+
+
+def test_actions_are_targets_relative_to_the_pose_of_the_windows_own_time(buffer):
+    data = WindowData(buffer, config())
+    row = 45
+    expected = (buffer.arrays['target_position'][44:52] - buffer.arrays['ee_pose'][row, :3])
+    np.testing.assert_allclose(data.action[row, :, :3], expected, atol=1e-7)
+    np.testing.assert_array_equal(data.action[row, :, 3],
+                                  buffer.arrays['target_gripper'][44:52, 0])
+
+
+def test_state_is_position_and_gripper_of_the_observed_rows(buffer):
+    data = WindowData(buffer, config())
+    np.testing.assert_allclose(data.state[45, 1, :3], buffer.arrays['ee_pose'][45, :3], atol=1e-7)
+    np.testing.assert_allclose(data.state[45, 0, 3], buffer.arrays['gripper'][44, 0], atol=1e-7)
+
+
+def test_names_all_differences_in_one_line(buffer):
+    with pytest.raises(ValueError) as error:
+        WindowData(buffer, config(size=48, source=96, renderer='shadows',
+                                  action=ActionSpec(('ee_position',))))
+    for word in ('32x32, expected 48x48', '64x64, expected 96x96', "'plain', expected 'shadows'",
+                 'action.parts'):
+        assert word in str(error.value)
+    assert '\n' not in str(error.value)
