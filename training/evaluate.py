@@ -28,7 +28,10 @@ from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor import ExecutorConfig
 from diffusion_policy_ros.datatypes import Chunk, ObservationWindow
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
-from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash
+from diffusion_policy_ros.policy.checkpoint_config import (
+    checkpoint_hash,
+    read_checkpoint_config,
+)
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
@@ -164,8 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                               options.blend, on_episode)
     except ValueError as error:
         sys.exit(f'evaluate: {error}')
-    result |= {'checkpoint_sha256': checkpoint_hash(options.checkpoint), 'versions': versions(),
-               'threads': options.threads}
+    provenance = read_checkpoint_config(options.checkpoint).provenance
+    result |= {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
+               'trained_steps': provenance.get('step'), 'versions': versions(),
+               'threads': options.threads, 'cores': os.cpu_count()}
     low, high = result['wilson95']
     print(f"{result['task']}: success {result['n_success']}/{result['n_episodes']} "
           f"(Wilson 95 % {low:.3f}-{high:.3f}), chunk {result['chunk_ms']['median']:.1f} ms "

@@ -67,8 +67,8 @@ def card(config: CheckpointConfig, result: dict[str, Any],
         '', '![training curve](loss.png)', '']
     if variants:
         lines += ['## What was tried', '',
-                  'The same demonstrations, steps and seed; each evaluated once. '
-                  f'{_note(variants)}',
+                  f'The same demonstrations and seed, {_trained(variants)} training steps, each '
+                  f'evaluated once. {_note(variants)}',
                   '', '| variant | success | interval | median ticks | limits acted |',
                   '|---|---|---|---|---|']
         for name, row in variants.items():
@@ -80,6 +80,10 @@ def card(config: CheckpointConfig, result: dict[str, Any],
                          f"| {row['limits_acted']} |")
         lines.append('')
     return '\n'.join(lines)
+
+
+def _trained(variants: dict[str, dict[str, Any]]) -> str:
+    return ' or '.join(map(str, sorted({row['trained_steps'] for row in variants.values()})))
 
 
 def _note(variants: dict[str, dict[str, Any]]) -> str:
