@@ -1,3 +1,4 @@
+from copy import deepcopy
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from diffusion_policy_ros.policy.unet import (
     ConvBlock,
     ResidualBlock,
     sinusoidal_embedding,
+    StepConv,
 )
 
 ACTION_DIM, CONDITION_DIM = 4, 30
@@ -107,6 +109,40 @@ def test_convolution_of_every_length_is_conv1d(kernel_size, length):
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
     with torch.inference_mode():
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_convolution_follows_its_weights():
+    """Without gradients the matrix is kept: every way of changing weights must renew it."""
+    torch.manual_seed(0)
+    model, x = StepConv(16, 16, 5), torch.randn(2, 16, 2)
+
+    def check():
+        plain = functional.conv1d(x, model.weight, model.bias, padding=2)
+        torch.testing.assert_close(model(x), plain, atol=1e-5, rtol=1e-5)
+
+    with torch.inference_mode():
+        check()
+        check()
+    model(x).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with torch.inference_mode():
+        check()
+    model.load_state_dict(StepConv(16, 16, 5).state_dict())
+    with torch.no_grad():
+        check()
+        torch._foreach_lerp_(list(model.parameters()), list(StepConv(16, 16, 5).parameters()), 0.5)
+        check()
+        model.bias.add_(1)
+        check()
+        x = x[:, :, :1]
+        check()
+    model.weight = torch.nn.Parameter(torch.randn(16, 16, 5))
+    with torch.inference_mode():
+        check()
+        copy = deepcopy(model)
+        copy.weight.zero_()
+        torch.testing.assert_close(copy(x), copy.bias[:, None].expand_as(x))
+        check()
 
 
 @pytest.mark.parametrize('widths, horizon', [((16,), 3), ((16, 32), 6), ((16, 32, 64), 4),

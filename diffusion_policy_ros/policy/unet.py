@@ -26,12 +26,56 @@ def sinusoidal_embedding(timestep: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+class StepConv(nn.Conv1d):
+    """
+    Conv1d that keeps the number of steps; over fewer steps than taps it is one matrix.
+
+    PyTorch has no fast Conv1d for a few steps of many channels on a CPU, and most taps would only
+    meet padding: over 2 steps of 256 channels the matrix trains five times as fast.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int) -> None:
+        super().__init__(n_in, n_out, kernel_size, padding=kernel_size // 2)
+        self._built: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._built_from: tuple[int, ...] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, n_in, T) to (B, n_out, T)."""
+        steps = x.shape[2]
+        if steps >= self.kernel_size[0]:
+            return super().forward(x)
+        return functional.linear(x.flatten(1), *self._matrix_and_bias(steps)).view(
+            len(x), -1, steps)
+
+    def _matrix_and_bias(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `_build` does; without gradients it is built once for the weights."""
+        if torch.is_grad_enabled():
+            return self._build(steps)
+        state = (steps, self.weight.data_ptr(), self.weight._version, self.bias._version)
+        if self._built_from != state:
+            self._built, self._built_from = self._build(steps), state
+        return self._built
+
+    def _build(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return M[o, t, i, s] = weight[o, i, s - t + padding] as a matrix, and its bias."""
+        taps = self.weight.unbind(2)
+        zero = torch.zeros_like(taps[0])
+
+        def row(t: int) -> torch.Tensor:
+            first = self.padding[0] - t
+            return torch.stack([taps[first + s] if 0 <= first + s < len(taps) else zero
+                                for s in range(steps)], dim=2)
+
+        matrix = torch.stack([row(t) for t in range(steps)], dim=1)      # (n_out, T, n_in, T)
+        return matrix.flatten(2).flatten(0, 1), self.bias.repeat_interleave(steps)
+
+
 class ConvBlock(nn.Sequential):
     """Conv1d, GroupNorm, Mish."""
 
     def __init__(self, n_in: int, n_out: int, kernel_size: int, n_groups: int) -> None:
-        super().__init__(nn.Conv1d(n_in, n_out, kernel_size, padding=kernel_size // 2),
-                         nn.GroupNorm(n_groups, n_out), nn.Mish())
+        super().__init__(StepConv(n_in, n_out, kernel_size), nn.GroupNorm(n_groups, n_out),
+                         nn.Mish())
 
 
 class ResidualBlock(nn.Module):
