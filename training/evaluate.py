@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 import json
+import os
 from pathlib import Path
 import platform
 import sys
