@@ -11,7 +11,7 @@ from diffusion_policy_ros.policy.config import PolicyConfig
 
 SETTLE_NS = 2 * NS_PER_S
 RATE_TOLERANCE = 1.25
-N_PERIODS = 21
+N_PERIODS, MIN_PERIODS = 21, 5
 
 
 class InputCheck:
@@ -43,6 +43,10 @@ class InputCheck:
         """Take note of a camera's size."""
         self._sizes[stream] = height, width
 
+    def begin_episode(self) -> None:
+        """Forget the stamps: the step to the next one is no period."""
+        self._stamps = {stream: deque(maxlen=N_PERIODS + 1) for stream in self._stamps}
+
     def differences(self, steady_ns: int) -> list[str] | None:
         """Return one line a difference, or None until 2 s after the first message of any."""
         if self._first_steady_ns is None or steady_ns - self._first_steady_ns < SETTLE_NS:
@@ -66,7 +70,7 @@ class InputCheck:
         for stream, stamps in self._stamps.items():
             periods = np.diff(stamps)
             periods = periods[periods > 0]
-            if len(periods) < 3:
+            if len(periods) < MIN_PERIODS:
                 continue
             period_s = float(np.median(periods)) / NS_PER_S
             if period_s > RATE_TOLERANCE * self._config.dt_s:

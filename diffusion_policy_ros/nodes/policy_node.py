@@ -235,6 +235,7 @@ class PolicyNode(LifecycleNode):
 
     def _reset(self) -> str:
         if self._state in ('inactive', 'active'):
+            self._check.begin_episode()
             self._predictor.reset(self.get_parameter('seed').value)
         return 'a new episode begins'
 

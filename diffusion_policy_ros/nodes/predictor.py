@@ -59,6 +59,9 @@ class Predictor:
     def push(self, observation: Observation) -> None:
         """Take an observation, and start an inference where a chunk is due."""
         self._horizon.push(observation)
+        self._predict_if_due()
+
+    def _predict_if_due(self) -> None:
         t_ns, first_ns = self._horizon.stamp_ns, self._horizon.episode_start_ns
         if first_ns != self._first_ns:
             self._begin_episode(first_ns)
@@ -69,7 +72,11 @@ class Predictor:
         if not self.not_ready and self._schedule.due(t_ns, first_ns):
             noise = episode_noise(self.seed, t_ns - first_ns, self._policy.noise_shape)
             self._worker.submit(lambda: self._policy.predict([window], noise[None])[0],
-                                self._publish, self._refuse)
+                                self._done, self._refuse)
+
+    def _done(self, chunk: Chunk, milliseconds: float) -> None:
+        self._publish(chunk, milliseconds)
+        self._predict_if_due()
 
     def _begin_episode(self, first_ns: int | None) -> None:
         self._worker.drop()
