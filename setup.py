@@ -22,7 +22,7 @@ extras = {
     # MetaWorld 3 pins this MuJoCo; gymnasium imports packaging without asking for it.
     'sim': ['gymnasium>=1.1', 'imageio-ffmpeg', 'metaworld==3.1.1', 'mujoco==3.3.0', 'packaging'],
     'train': ['accelerate', 'matplotlib', 'rich', 'tensorboard', 'zarr>=2.18'],
-    # The client library and messages of ROS 2 Jazzy for people without ROS. Never on a ROS install.
+    # ROS 2 Jazzy's client library and messages, for people without ROS: never on a ROS install.
     'jazzy': [
         'cv_bridge==1.13.0.post0',
         'numpy<2.3',

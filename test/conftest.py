@@ -1,4 +1,4 @@
-"""What all tests share. It imports no rclpy: tests that need ROS lie in ros/, with their own conftest."""
+"""What all tests share, without rclpy: those that need ROS lie in ros/, with their own conftest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
 The import rule of diffusion_policy_ros/__init__.py, held against every module.
 
-Two looks: all modules are imported in a clean process with the forbidden packages blocked, which
-sees what an import drags in; and every import statement is read, which sees those inside functions.
+All modules are imported in a clean process with the forbidden packages blocked, which sees what an
+import drags in; and every import statement is read, which sees those inside functions, too.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ FOLDERS = ('diffusion_policy_ros', 'launch', 'lock', 'test', 'training')
 @pytest.mark.pep257
 def test_pep257(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    # D213, D406, D407 and D413 cannot be met by Google style. D401 is asked of properties too, here
-    # alone: flake8-docstrings, with setup.cfg, asks it of all others.
+    # Google style cannot meet D213, D406, D407 and D413. D401 is asked of properties, too, here
+    # alone: flake8-docstrings asks it of all others.
     ignored = ['D213', 'D401', 'D406', 'D407', 'D413']
     assert ament_pep257.main(argv=['--add-ignore', *ignored, '--', *FOLDERS]) == 0

@@ -13,18 +13,18 @@ from typing import Any
 from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 import pytest
 
-launch = pytest.importorskip('launch', reason='launch is missing: it comes with ROS 2, not PyPI')
-launch_ros = pytest.importorskip('launch_ros', reason='launch_ros is missing: it comes with ROS 2')
+from diffusion_policy_ros.nodes.bringup import metaworld_nodes, SimSettings
 
-from launch.actions import DeclareLaunchArgument  # noqa: E402
-from launch.launch_description_sources import (  # noqa: E402
-    get_launch_description_from_python_launch_file,
-)
-from launch.utilities import perform_substitutions  # noqa: E402
-from launch_ros.actions import Node  # noqa: E402
-from launch_ros.utilities import evaluate_parameters  # noqa: E402
-
-from diffusion_policy_ros.nodes.bringup import metaworld_nodes, SimSettings  # noqa: E402
+try:
+    import launch
+    from launch.actions import DeclareLaunchArgument
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+    from launch.utilities import perform_substitutions
+    from launch_ros.actions import Node
+    from launch_ros.utilities import evaluate_parameters
+except ImportError:
+    pytest.skip('launch and launch_ros are missing: they come with ROS 2, not from PyPI',
+                allow_module_level=True)
 
 PACKAGE = 'diffusion_policy_ros'
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'metaworld_sim.launch.py'
