@@ -49,7 +49,7 @@ class StepConv(nn.Conv1d):
 
     def _matrix_and_bias(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `_build` does; without gradients it is built once for the weights."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.weight.is_inference():     # the latter have no version
             return self._build(steps)
         state = (steps, self.weight.data_ptr(), self.weight._version, self.bias._version)
         if self._built_from != state:
