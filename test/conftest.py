@@ -1,4 +1,4 @@
-"""What all tests share, without rclpy: those that need ROS lie in ros/, with their own conftest."""
+"""What all tests share, without rclpy: those that need ROS have their own conftest in ros/."""
 
 from __future__ import annotations
 
