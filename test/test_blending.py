@@ -25,6 +25,10 @@ def x_at(target, time_ms):
     return float(sample(target, round(time_ms * MS))[0][0])
 
 
+def times_of(target):
+    return ((target.stamp_ns + target.offsets_ns) // MS).tolist()
+
+
 OLD = chunk(80, [80, 120, 160], [0, 20, 40])
 NEW = chunk(80, [80, 100, 120, 140, 160, 180], [50, 60, 70, 80, 90, 100])
 
@@ -65,7 +69,7 @@ def test_what_a_chunk_lacks_its_targets_lack():
 
 def test_the_row_in_the_docstring():
     blended = blend(OLD, NEW, 100 * MS, 40 * MS)
-    assert ((blended.stamp_ns + blended.offsets_ns) // MS).tolist() == [100, 120, 140, 160, 180]
+    assert times_of(blended) == [100, 120, 140, 160, 180]
     assert blended.position[:, 0].tolist() == [10, 45, 80, 90, 100]
     assert x_at(blended, 110) == 27.5
     assert blended.stamp_ns == NEW.stamp_ns and blended.frame_id == 'base'
@@ -77,7 +81,7 @@ def test_the_row_in_the_docstring():
 
 def test_without_a_previous_chunk_or_time_to_blend_the_new_one_counts_at_once():
     for blended in (blend(None, NEW, 100 * MS, 40 * MS), blend(OLD, NEW, 100 * MS, 0)):
-        assert ((blended.stamp_ns + blended.offsets_ns) // MS).tolist() == [100, 120, 140, 160, 180]
+        assert times_of(blended) == [100, 120, 140, 160, 180]
         assert blended.position[:, 0].tolist() == [60, 70, 80, 90, 100]
 
 
@@ -88,7 +92,7 @@ def test_a_chunk_that_is_still_ahead_altogether_is_not_touched():
 
 def test_now_between_two_points_becomes_one():
     blended = blend(None, NEW, 107 * MS, 0)
-    assert ((blended.stamp_ns + blended.offsets_ns) // MS).tolist() == [107, 120, 140, 160, 180]
+    assert times_of(blended) == [107, 120, 140, 160, 180]
     assert blended.position[0, 0] == pytest.approx(63.5)
 
 
@@ -103,7 +107,8 @@ def test_the_gripper_is_the_new_chunks_at_once():
     old = chunk(80, [80, 160], [0, 1], gripper=[-1, -1])
     new = chunk(90, [90, 130, 170], [0, 1, 2], gripper=[0.2, 1, -0.5])
     blended = blend(old, new, 100 * MS, 60 * MS)
-    assert [sample(blended, t * MS)[2] for t in (100, 129, 130, 160, 170)] == [0.2, 0.2, 1, 1, -0.5]
+    efforts = [sample(blended, t * MS)[2] for t in (100, 129, 130, 160, 170)]
+    assert efforts == [0.2, 0.2, 1, 1, -0.5]
 
 
 def test_rotations_blend_by_slerp():
@@ -141,7 +146,7 @@ def test_a_chunk_that_ends_before_the_blend_would_ends_the_blend():
 
 @settings(max_examples=80, deadline=None)
 @given(chunks(100), chunks(120), st.integers(100, 300), st.integers(0, 120))
-def test_the_blend_is_the_weighted_sum_at_its_corners_and_the_new_chunk_after(old, new, now, length):
+def test_the_blend_is_a_weighted_sum_and_the_new_chunk_after(old, new, now, length):
     blended = blend(old, new, now * MS, length * MS)
     start = max(now, new.stamp_ns // MS)
     end = min(start + length, new.end_ns // MS)

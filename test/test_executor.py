@@ -1,4 +1,4 @@
-"""What the executor does when all goes well, and above all when it does not; clocks are made up."""
+"""What the executor does when all goes well, and above all when it does not."""
 
 from dataclasses import replace
 import time
@@ -10,7 +10,7 @@ import pytest
 from diffusion_policy_ros.control.arm import ArmConfig, GripperConfig
 from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
 from diffusion_policy_ros.control.limits import Limits
-from diffusion_policy_ros.datatypes import EE_POSE, Chunk, Command, Observation, Status
+from diffusion_policy_ros.datatypes import Chunk, Command, EE_POSE, Observation, Status
 
 MS = 1_000_000
 S = 1000 * MS
@@ -29,7 +29,8 @@ def chunk(stamp_ns, start=HOME, velocity=(0.0, 0.0, 0.0), points=7, gripper=-1.0
     """Targets that move in a straight line from `start`, DT apart."""
     offsets = np.arange(points) * DT
     position = np.asarray(start) + np.outer(offsets / S, velocity)
-    values = {'quaternion': None, 'gripper': np.full(points, gripper), 'frame_id': 'base', **fields}
+    values = {'quaternion': None, 'gripper': np.full(points, gripper), 'frame_id': 'base',
+              **fields}
     return Chunk(stamp_ns, offsets, position, **values)
 
 
@@ -79,7 +80,7 @@ class Robot:
         return command, status
 
     def track(self, velocity=(0.0, 0.0, 0.0), steps=10):
-        """Follow a fresh chunk from here on; at the end it has 300 ms of points, less the steps."""
+        """Follow a fresh chunk of 300 ms for some steps."""
         self.pose()
         assert self.push(chunk(self.now, self.position, velocity)) is None
         return self.run(steps)
@@ -326,7 +327,8 @@ def test_a_pose_that_is_no_pose_is_not_taken():
 
 def test_a_chunk_that_never_was_one_can_be_counted():
     robot = Robot()
-    assert robot.executor.refuse_chunk(5, 'points: there are none, expected one').startswith('poin')
+    problem = 'points: there are none, expected one'
+    assert robot.executor.refuse_chunk(5, problem) == problem
     assert robot.executor.refused == {'points': 1}
 
 
@@ -352,7 +354,8 @@ def test_the_first_target_is_approached_slowly_from_the_measured_pose():
         robot.push(chunk(robot.now, goal))
         robot.run(10)
     assert Status.STARTING in robot.statuses and robot.statuses[-1] == Status.TRACKING
-    starting = [c for c, s in zip(robot.sent, robot.statuses) if s == Status.STARTING]
+    starting = [c for c, s in zip(robot.sent, robot.statuses, strict=True)
+                if s == Status.STARTING]
     np.testing.assert_allclose(starting[0].position, HOME, atol=0.1 * PERIOD / S)
     assert np.abs(speeds(starting)).max() <= LIMITS.start_speed * (1 + 1e-6)
     assert_within_limits(robot.sent)
@@ -618,7 +621,8 @@ def test_a_teleoperator_takes_over_and_lets_go():
     assert robot.sent[-1].gripper == 1.0
     let_go = robot.now
     robot.run(60, each=lambda: robot.push(chunk(robot.now, HOME)))
-    after = [(c.stamp_ns, s) for c, s in zip(robot.sent, robot.statuses) if c.stamp_ns > let_go]
+    after = [(c.stamp_ns, s) for c, s in zip(robot.sent, robot.statuses, strict=True)
+             if c.stamp_ns > let_go]
     assert [s for t, s in after if t <= let_go + 250 * MS] == [Status.TELEOP] * 12
     assert after[12][1] == Status.STARTING
     assert robot.statuses[-1] == Status.TRACKING
@@ -710,7 +714,7 @@ class Lockstep(Robot):
         super().__init__(**{'lockstep': True, 'n_action_steps': 2, 'dt_s': 0.025, **config})
 
     def tick(self, wait=MS):
-        """The simulator's next observation."""
+        """Receive the simulator's next observation."""
         self.now += TICK
         self.steady += wait
         self.pose()
@@ -721,7 +725,7 @@ class Lockstep(Robot):
         return self.step()
 
     def answer(self, new):
-        """A chunk arrives."""
+        """Receive a chunk."""
         problem = self.push(new)
         return (*self.wait(), problem)
 
@@ -734,7 +738,7 @@ def lockstep_chunk(stamp, start=HOME, points=4, **fields):
 
 def test_lockstep_waits_for_the_chunk_and_answers_each_tick_once():
     robot = Lockstep()
-    for period in range(3):
+    for _ in range(3):
         assert robot.tick() == (None, Status.NO_CHUNK)
         assert robot.wait() == (None, Status.NO_CHUNK)
         command, _, problem = robot.answer(lockstep_chunk(robot.now))

@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.horizon import (
-    MAX_LAG_NS,
-    SETTLE_NS,
-    ChunkSchedule,
-    Horizon,
-    NotReady,
-    window_indices,
+    ChunkSchedule, Horizon, MAX_LAG_NS, NotReady, SETTLE_NS, window_indices,
 )
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, Observation
 
@@ -27,8 +22,9 @@ def push(horizon, stream, *stamps_ms):
 
 
 def observation(stream, stamp_ms):
-    """A sample whose value is its stamp, so that a window shows what it took."""
-    return Observation(stream, round(stamp_ms * MS), np.array([stamp_ms], float), f'{stream}_frame')
+    """Make a sample whose value is its stamp, so that a window shows what it took."""
+    value = np.array([stamp_ms], float)
+    return Observation(stream, round(stamp_ms * MS), value, f'{stream}_frame')
 
 
 def slots(window, stream):
@@ -72,8 +68,8 @@ def test_no_stamp_from_the_future_enters():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(0, 40), st.integers(1, 40),
-       st.integers(1, 5), st.integers(1, 60))
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(0, 40),
+       st.integers(1, 40), st.integers(1, 5), st.integers(1, 60))
 def test_each_slot_is_the_newest_that_is_old_enough(steps, pick, dt, n, tolerance):
     stamps = np.cumsum(steps) + 100
     t = int(stamps[pick % len(stamps)]) + pick
@@ -296,7 +292,7 @@ def test_the_order_of_arrival_across_streams_changes_nothing(data):
             position[name] += 1
         window = horizon.window()
         seen = window.reason if isinstance(window, NotReady) else {
-            name: slots(window, name) for name in names}
+            each: slots(window, each) for each in names}
         return horizon.stamp_ns, horizon.episode_start_ns, seen
 
     in_turn = [name for name in names for _ in sequences[name]]
@@ -334,7 +330,8 @@ def test_however_streams_interleave_a_common_jump_is_one_episode(data, jump):
 def test_live_windows_are_those_of_the_pure_rule():
     stamps = {'wrist': np.arange(1000, 2000, 33), EE_POSE: np.arange(990, 2000, 12)}
     horizon = Horizon(list(stamps), 3, DT)
-    for stamp, name in sorted((int(s), name) for name in stamps for s in stamps[name]):
+    arrivals = sorted((int(s), each) for each, values in stamps.items() for s in values)
+    for stamp, name in arrivals:
         push(horizon, name, stamp)
         if horizon.stamp_ns is None:
             continue

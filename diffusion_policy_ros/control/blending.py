@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,8 +16,8 @@ def sample(chunk: Chunk, now_ns: int) -> tuple[np.ndarray, np.ndarray | None, fl
     Return a chunk's position (3,), quaternion (4,) and closing effort at a moment.
 
     Position is linear and rotation spherical between two points, the gripper keeps the earlier
-    point's effort. Before the first point it is the first, past the last point the last: nothing is
-    extrapolated. At a point's own time it is that point, to the bit.
+    point's effort. Before the first point it is the first, past the last point the last: nothing
+    is extrapolated. At a point's own time it is that point, to the bit.
     """
     after = bisect_right(chunk.offsets_ns, now_ns - chunk.stamp_ns)
     before = max(after - 1, 0)
@@ -38,15 +39,16 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
     Return one chunk that leads from the previous one to the new one, from now on.
 
     The weight of the previous chunk falls in a straight line from 1 now to 0 at the end of the
-    blend; the gripper is the new chunk's at once. Points that are past are dropped: the result begins
-    now, unless the new chunk lies ahead, and keeps `new.stamp_ns`. Corners of either chunk within
-    the blend, and the blend's end, become points. With now 100, a blend of 40, and one axis drawn:
+    blend; the gripper is the new chunk's at once. Points that are past are dropped: the result
+    begins now, unless the new chunk lies ahead, and keeps `new.stamp_ns`. Corners of either chunk
+    within the blend, and the blend's end, become points. With now 100, a blend of 40, one axis
+    drawn, and the previous chunk's points at 80, 120, 160, the new one's at 80, 100, .., 180:
 
         time (ms)          80   100   110   120   130   140   160   180
-        previous            0    10    15    20    25    30    40          points at 80, 120, 160
-        new (stamp 80)     50    60    65    70    75    80    90   100    points at 80, 100, .., 180
+        previous            0    10    15    20    25    30    40
+        new                50    60    65    70    75    80    90   100
         weight of previous        1   .75    .5   .25     0     0     0
-        blended                  10          45          80    90   100    points at 100, .., 180
+        blended                  10          45          80    90   100
 
     Between its points the blend is straight, as any chunk is: at 110 it is 27.5.
 
@@ -54,8 +56,8 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
         previous: the chunk that is being followed, or None.
         new: the chunk to follow.
         now_ns: ROS time.
-        blend_ns: length of the passage, which ends with the new chunk's last point at the latest; 0
-            for the new chunk at once.
+        blend_ns: length of the passage, which ends with the new chunk's last point at the latest;
+            0 for the new chunk at once.
     """
     now_ns = max(now_ns, new.stamp_ns)
     if previous is None or blend_ns <= 0 or now_ns >= new.end_ns:
@@ -78,10 +80,10 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
                  merged.frame_id)
 
 
-def _from_now(chunk: Chunk, now_ns: int, extra_ns) -> Chunk:
+def _from_now(chunk: Chunk, now_ns: int, extra_ns: Sequence[int]) -> Chunk:
     """Return the chunk from now on, with points added at the times given."""
     ahead = chunk.offsets_ns >= now_ns - chunk.stamp_ns
-    if ahead.all() and not len(extra_ns):
+    if ahead.all() and not extra_ns:
         return chunk
     times = set((chunk.offsets_ns[ahead] + chunk.stamp_ns).tolist())
     times.update(time for time in extra_ns if chunk.stamp_ns < time < chunk.end_ns)

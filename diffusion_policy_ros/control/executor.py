@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffusion_policy_ros.control.arm import ArmConfig
-from diffusion_policy_ros.control.motion import NEUTRAL_EFFORT, Motion
+from diffusion_policy_ros.control.motion import Motion, NEUTRAL_EFFORT
 from diffusion_policy_ros.control.plan import Plan, target_problem
 from diffusion_policy_ros.control.teleop import Teleop
 from diffusion_policy_ros.datatypes import (
-    NS_PER_S,
-    Chunk,
-    Command,
-    Observation,
-    Status,
-    to_ns,
+    Chunk, Command, NS_PER_S, Observation, Status, to_ns,
 )
 
 LONGEST_STEP_PERIODS = 5
@@ -71,9 +66,9 @@ class ChunkExecutor:
     Follow the newest chunk, or the teleoperator, within the arm's limits.
 
     Give it every `ee_pose`, chunk and teleop target as they arrive, and call `step` at the command
-    rate (in lockstep: when `ee_pose` of a tick arrives, and after each later arrival until the tick
-    is answered). Nothing is sent before `enable`, nor for an arm without limits. Neither a chunk nor a
-    teleoperator can lift a halt.
+    rate (in lockstep: when `ee_pose` of a tick arrives, and after each later arrival until the
+    tick is answered). Nothing is sent before `enable`, nor for an arm without limits. Neither a
+    chunk nor a teleoperator can lift a halt.
 
     Attributes:
         refused: how often chunks and teleop targets were refused, by reason.
@@ -120,12 +115,13 @@ class ChunkExecutor:
         self._halted = False
 
     def reset(self) -> None:
-        """Begin an episode: drop chunk, blend, pose and motion; older observations' chunks, too."""
+        """Begin an episode: drop chunk, pose and motion, and refuse older observations' chunks."""
         self._drop(self._reset_ns if self._now_ns is None else self._now_ns)
+        self.limits_acted.clear()
 
     @property
     def limits_acted(self) -> Counter[str]:
-        """How often each limit changed a target, the slow approach aside; since construction."""
+        """How often each limit changed a target since `reset`, the slow approach aside."""
         return Counter() if self._motion is None else self._motion.limits_acted
 
     def push_pose(self, observation: Observation) -> None:
@@ -154,7 +150,8 @@ class ChunkExecutor:
         """
         if self._lockstep:
             if not self._answer_ns:
-                return self._count('lockstep: n_action_steps or dt_s is 0, expected the policy\'s')
+                return self._count('lockstep: n_action_steps or dt_s is 0, expected those of '
+                                   'the policy')
             now_ns = chunk.stamp_ns
         else:
             self._notice_jump_back(now_ns)

@@ -1,9 +1,9 @@
 """
 Stamped observations to the window of To steps at time t, or the reason why there is none.
 
-The rule is `window_indices`, and training makes its windows with the same function. All that is said
-about a set of samples follows from their stamps, stream by stream; in what order samples of different
-streams arrive changes nothing.
+The rule is `window_indices`, and training makes its windows with the same function. All that is
+said about a set of samples follows from their stamps, stream by stream; in what order samples of
+different streams arrive changes nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def window_indices(stamps_ns: Sequence[int] | np.ndarray, t_ns: int, dt_ns: int,
 
 
 class _Stream:
-    """The recent samples of one stream; a run is a stretch without a gap and without a jump back."""
+    """The recent samples of one stream; a run is a stretch without a gap or a jump back."""
 
     def __init__(self, tolerance_ns: int, memory_ns: int) -> None:
         self._tolerance_ns = tolerance_ns
@@ -123,11 +123,11 @@ class Horizon:
     """
     Align streams on their stamps.
 
-    An episode begins with `reset`, and where a stream's stamps jump back or leave a gap, by more than
-    the tolerance either way; it is complete, and has a first time, as soon as each stream has a sample
-    from after that. Samples of one stream are expected in order: one that is late by less than the
-    tolerance is dropped, as is a repeated stamp. Two steps on end that are above the tolerance mean
-    that the stream is too slow for the policy.
+    An episode begins with `reset`, and where a stream's stamps jump back or leave a gap, by more
+    than the tolerance either way; it is complete, and has a first time, as soon as each stream has
+    a sample from after that. Samples of one stream are expected in order: one that is late by less
+    than the tolerance is dropped, as is a repeated stamp. Two steps on end that are above the
+    tolerance mean that the stream is too slow for the policy.
     """
 
     def __init__(self, streams: Sequence[str], n_obs_steps: int, dt_ns: int,
@@ -139,8 +139,8 @@ class Horizon:
             streams: names of all that a window must hold.
             n_obs_steps: To.
             dt_ns: time between two steps.
-            tolerance_ns: greatest age of a sample in its slot, and greatest step between two samples
-                of a stream; None for dt.
+            tolerance_ns: greatest age of a sample in its slot, and greatest step between two
+                samples of a stream; None for dt.
 
         Raises:
             ValueError: no streams, or a number that is not positive.
@@ -175,7 +175,7 @@ class Horizon:
 
     @property
     def stamp_ns(self) -> int | None:
-        """The observation's time t, the minimum of the streams' newest stamps; None before the first."""
+        """The observation's time t, the minimum of the streams' newest; None without one."""
         state = self._state()
         return None if isinstance(state, NotReady) else state[0]
 
@@ -193,7 +193,8 @@ class Horizon:
         newest_ns, first_ns = state
         t_ns = newest_ns if t_ns is None else t_ns
         if t_ns < first_ns:
-            return NotReady(f'the episode began {_seconds(first_ns - t_ns)} after the time asked for')
+            return NotReady(f'the episode began {_seconds(first_ns - t_ns)} after the time that '
+                            'was asked for')
         windows = {}
         for name, stream in self._streams.items():
             if stream.slow_period_ns:
@@ -231,8 +232,8 @@ class Horizon:
     def _hole(self, name: str, stream: _Stream, t_ns: int) -> NotReady:
         if stream.stamps[0] > t_ns:
             late = min(self._streams, key=lambda other: self._streams[other].newest_ns)
-            return NotReady(f'{late} is {_seconds(stream.newest_ns - t_ns)} behind {name}, at most '
-                            f'{_seconds(MAX_LAG_NS)} is bridged')
+            return NotReady(f'{late} is {_seconds(stream.newest_ns - t_ns)} behind {name}, at '
+                            f'most {_seconds(MAX_LAG_NS)} is bridged')
         return NotReady(f'{name}: a sample is missing, its newest is '
                         f'{_seconds(t_ns - stream.newest_ns)} old and at most '
                         f'{_seconds(self._tolerance_ns)} is allowed')

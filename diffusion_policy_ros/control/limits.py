@@ -7,7 +7,7 @@ greatest acceleration and d the room to a wall, the new speed lies within
     [-max_speed, max_speed]  and  [v - a*dt, v + a*dt]  and what can still brake before both walls.
 
 Proof that the last never clashes with the second: let m be the shortest step to come. From speed v
-the way to a stop takes at most S(v) = sum over k >= 1 of max(0, v - k*a*m) * m, and S is convex with
+the way to a stop takes at most S(v) = sum over k >= 1 of max(0, v - k*a*m) * m; S is convex and
 S(v) = (v - a*m)*m + S(v - a*m). A step of length dt at speed u leaves room for a stop if
 u*dt + S(u) <= d. Then u - a*dt' suits the next step, whatever its length dt' >= m: the function
 g(x) = (u - a*x)*x + S(u - a*x) falls for x >= m, and g(m) = S(u).
@@ -15,8 +15,8 @@ g(x) = (u - a*x)*x + S(u - a*x) falls for x >= m, and g(m) = S(u).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
@@ -86,10 +86,10 @@ class Limiter:
     """
     Follow targets within limits.
 
-    A target sequence that keeps the limits passes unchanged, to the bit. Otherwise the limiter goes
-    its fastest way to meet the target at the target's own velocity, and a target that stands still is
-    reached without overshoot. For steps of at least `min_dt_s` no limit is exceeded by more than
-    rounding, whatever the targets; for shorter ones workspace and speed still hold.
+    A target sequence that keeps the limits passes unchanged, to the bit. Otherwise the limiter
+    goes its fastest way to meet the target at the target's own velocity, and a target that stands
+    still is reached without overshoot. For steps of at least `min_dt_s` no limit is exceeded by
+    more than rounding, whatever the targets; for shorter ones workspace and speed still hold.
     """
 
     def __init__(self, limits: Limits, min_dt_s: float = 0.01) -> None:
@@ -105,7 +105,7 @@ class Limiter:
         self.quaternion = rotation.normalise(quaternion)
         self._velocity = [0.0, 0.0, 0.0]
         self._angular_velocity = np.zeros(3)
-        # The target's velocity is believed to change no faster than the arm can: a jump is no speed.
+        # The target's velocity is believed to change no faster than the arm's: a jump is no speed.
         self._target = self.position.tolist()
         self._target_velocity = [0.0, 0.0, 0.0]
         self._target_quaternion = self.quaternion
@@ -140,9 +140,9 @@ class Limiter:
         max_speed = min(speed or math.inf, self._limits.max_speed)
         start = self.position.tolist()
         acted: list[str] = []
-        reached = [self._axis(axis, here, there, dt_s, max_speed, acted)
-                   for axis, (here, there) in enumerate(zip(start, np.asarray(position).tolist()))]
-        self.position = np.array(reached)
+        goal = np.asarray(position).tolist()
+        self.position = np.array([self._axis(axis, start[axis], goal[axis], dt_s, max_speed, acted)
+                                  for axis in range(3)])
         quaternion = np.asarray(quaternion, np.float64)
         if self._turning or not np.array_equal(quaternion, self.quaternion):
             self._turn(quaternion, dt_s, acted)
@@ -154,7 +154,7 @@ class Limiter:
         """Slow down for one step, as fast as the limits allow, toward a stop."""
         change = self._limits.max_acceleration * dt_s
         self._velocity = [math.copysign(max(abs(v) - change, 0.0), v) for v in self._velocity]
-        moved = zip(self.position.tolist(), self._velocity, self._lows, self._highs)
+        moved = zip(self.position.tolist(), self._velocity, self._lows, self._highs, strict=True)
         self._target = [min(max(here + v * dt_s, min(here, low)), max(here, high))
                         for here, v, low, high in moved]
         self._target_velocity = self._velocity
@@ -238,7 +238,7 @@ class Limiter:
                                 self._min_dt_s)
         goal = target_velocity + _shortened(behind / dt_s, closing)
         step = _shortened(goal - self._angular_velocity, change)
-        # The ball of allowed speeds is convex and holds the old speed: cutting shortens the change.
+        # The ball of allowed speeds is convex and holds the old one: cutting shortens the change.
         self._angular_velocity = _shortened(self._angular_velocity + step,
                                             limits.max_angular_speed)
         self.quaternion = self._turned(dt_s)

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 
 from diffusion_policy_ros.control import rotation
-from diffusion_policy_ros.control.arm import CLOSED, OPEN, ArmConfig
+from diffusion_policy_ros.control.arm import ArmConfig, CLOSED, OPEN
 from diffusion_policy_ros.control.limits import Limiter
-from diffusion_policy_ros.datatypes import NS_PER_S, Command, Observation
+from diffusion_policy_ros.datatypes import Command, NS_PER_S, Observation
 
 NEUTRAL_EFFORT = 0.0
 """Neither opens nor closes; only where an answer is due before any effort was ever commanded."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion_policy_ros.control import rotation
 from diffusion_policy_ros.control.blending import blend, sample
-from diffusion_policy_ros.datatypes import NS_PER_S, Chunk
+from diffusion_policy_ros.datatypes import Chunk, NS_PER_S
 
 
 def target_problem(position: np.ndarray, quaternion: np.ndarray | None,
@@ -66,7 +66,7 @@ class Plan:
         self.forget()
 
     def forget(self, before_ns: int | None = None) -> None:
-        """Drop the chunk; later, refuse those whose observation is not younger than `before_ns`."""
+        """Drop the chunk; refuse later ones whose observation is no younger than `before_ns`."""
         self.chunk: Chunk | None = None
         self._before_ns = before_ns
         self._newest_ns: int | None = None
@@ -127,8 +127,8 @@ class Plan:
             return (f'before reset: observed {_seconds(self._before_ns - chunk.stamp_ns)} before '
                     '~/reset, expected an observation after it')
         if chunk.end_ns < now_ns:
-            return (f'past: its last point was due {_seconds(now_ns - chunk.end_ns)} ago, expected '
-                    'points ahead')
+            return (f'past: its last point was due {_seconds(now_ns - chunk.end_ns)} ago, '
+                    'expected points ahead')
         if self._max_lead_ns is not None and chunk.stamp_ns - now_ns > self._max_lead_ns:
             return (f'future: stamped {_seconds(chunk.stamp_ns - now_ns)} ahead of now, expected '
                     'one clock (use_sim_time) in all nodes')

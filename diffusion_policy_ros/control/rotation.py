@@ -72,7 +72,7 @@ def difference(end: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def slerp(start: np.ndarray, end: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the rotation (4,) at a fraction of the shorter way; at 0 and 1 the ends themselves."""
+    """Return the rotation (4,) at a fraction of the shorter way; the ends at 0 and 1."""
     if fraction <= 0.0:
         return start
     if fraction >= 1.0:
@@ -84,8 +84,8 @@ def rot6d_to_quaternion(rot6d: np.ndarray) -> np.ndarray:
     """
     Return quaternions (..., 4) of the first two columns (..., 6) of rotation matrices.
 
-    The columns are made orthonormal by Gram-Schmidt (Zhou et al. 2019, "On the Continuity of Rotation
-    Representations in Neural Networks", appendix B).
+    The columns are made orthonormal by Gram-Schmidt (Zhou et al. 2019, "On the Continuity of
+    Rotation Representations in Neural Networks", appendix B).
     """
     rot6d = np.asarray(rot6d, np.float64)
     first = rot6d[..., :3]

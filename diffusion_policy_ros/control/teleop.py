@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffusion_policy_ros.control.plan import normalised, target_problem
-from diffusion_policy_ros.datatypes import NS_PER_S, Command
+from diffusion_policy_ros.datatypes import Command, NS_PER_S
 
 
 class Teleop:
