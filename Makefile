@@ -14,6 +14,8 @@ VIDEO ?= 1
 LOCK := lock/constraints.txt lock/numpy1.txt setup.py .ci/setup.sh
 STAMP := $(VENV)/.set-up-$(shell cat $(LOCK) | sha256sum | cut -c1-16)
 RUN := $(VENV)/bin/python
+# Where ROS looks for the package's nodes and share/.
+export AMENT_PREFIX_PATH := $(abspath $(VENV))$(addprefix :,$(AMENT_PREFIX_PATH))
 SOURCES := diffusion_policy_ros launch lock setup.py test training
 
 .DEFAULT_GOAL := help
