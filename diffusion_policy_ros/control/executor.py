@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion_policy_ros.control.arm import ArmConfig
 from diffusion_policy_ros.control.motion import Motion, NEUTRAL_EFFORT
-from diffusion_policy_ros.control.plan import Plan, target_problem
+from diffusion_policy_ros.control.plan import Plan, pose_problem
 from diffusion_policy_ros.control.teleop import Teleop
 from diffusion_policy_ros.datatypes import (
     Chunk, Command, NS_PER_S, Observation, Status, to_ns,
@@ -126,8 +126,7 @@ class ChunkExecutor:
 
     def push_pose(self, observation: Observation) -> None:
         """Take the measured pose; one that is not finite or no pose is refused and counted."""
-        value = observation.value
-        problem = target_problem(value[:3], value[3:], None, '', None)
+        problem = pose_problem(observation.value)
         if problem is not None:
             self._count(problem)
             return

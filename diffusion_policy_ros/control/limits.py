@@ -144,7 +144,7 @@ class Limiter:
         self.position = np.array([self._axis(axis, start[axis], goal[axis], dt_s, max_speed, acted)
                                   for axis in range(3)])
         quaternion = np.asarray(quaternion, np.float64)
-        if self._turning or not np.array_equal(quaternion, self.quaternion):
+        if self._turning or quaternion.tolist() != self.quaternion.tolist():
             self._turn(quaternion, dt_s, acted)
             self._turning = bool(self._angular_velocity.any()
                                  or self._target_angular_velocity.any())
@@ -183,8 +183,8 @@ class Limiter:
         self._target[axis], self._target_velocity[axis] = target, target_velocity
 
         slowest, fastest = velocity - acceleration * dt_s, velocity + acceleration * dt_s
-        room_up = braking_speed(high - here, acceleration, dt_s, self._min_dt_s)
-        room_down = braking_speed(here - low, acceleration, dt_s, self._min_dt_s)
+        room_up = self._wall_speed(high - here, min(fastest, max_speed), dt_s)
+        room_down = self._wall_speed(here - low, min(-slowest, max_speed), dt_s)
         # A speed limit that was lowered on the way is reached by braking, not at once.
         upper = max(min(fastest, max_speed, room_up), slowest)
         lower = min(max(slowest, -max_speed, -room_down), fastest)
@@ -195,7 +195,7 @@ class Limiter:
         else:
             if abs(aim) > max_speed + slack:
                 acted.append('speed')
-            elif room_up < aim <= fastest or -room_down > aim >= slowest:
+            elif room_up < aim <= fastest or slowest <= aim < -room_down:
                 acted.append('workspace')
             else:
                 acted.append('acceleration')
@@ -204,6 +204,14 @@ class Limiter:
             reached = min(max(reached, min(here, low)), max(here, high))
         self._velocity[axis] = (reached - here) / dt_s
         return reached
+
+    def _wall_speed(self, room: float, wanted: float, dt_s: float) -> float:
+        """Return `wanted` if the wall allows it, else less."""
+        acceleration = self._limits.max_acceleration
+        # S(v) <= v^2 / 2a: far from the walls there is nothing to solve.
+        if wanted * dt_s + wanted * wanted / (2 * acceleration) <= room:
+            return wanted
+        return braking_speed(room, acceleration, dt_s, self._min_dt_s)
 
     def _catch_up(self, error: float, target_velocity: float, dt_s: float,
                   max_speed: float) -> float:

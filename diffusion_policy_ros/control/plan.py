@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import math
 
 import numpy as np
 
@@ -32,6 +33,17 @@ def target_problem(position: np.ndarray, quaternion: np.ndarray | None,
         return f'quaternion: length {lengths}, expected 1'
     if frame_expected is not None and frame_id != frame_expected:
         return f'frame: targets are in {frame_id!r}, expected {frame_expected!r} as in ee_pose'
+    return None
+
+
+def pose_problem(pose: np.ndarray) -> str | None:
+    """Return what is wrong with a measured pose (7,): `target_problem` without NumPy's overhead."""
+    numbers = pose.tolist()
+    if not all(map(math.isfinite, numbers)):
+        return 'not finite: ee_pose has NaN or infinity, expected numbers'
+    length = math.sqrt(sum(part * part for part in numbers[3:]))
+    if abs(length - 1.0) > rotation.UNIT_TOLERANCE:
+        return f'quaternion: length {length:.4f} in ee_pose, expected 1'
     return None
 
 
