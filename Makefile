@@ -48,7 +48,15 @@ lint: $(STAMP) ## check the style: ruff, and flake8 as ament sets it
 	@$(RUN) -m flake8 $(SOURCES)
 
 checkpoint: $(STAMP) ## remake the default checkpoint: demonstrations, training, evaluation
-	@$(RUN) training/make_checkpoint.py
+	$(RUN) training/collect_demos.py --task drawer-open-v3 --episodes 110 --cameras arm \
+	  -o data_sets/drawer_open.zarr
+	$(RUN) training/train.py config/training/drawer_open.yaml -d data_sets/drawer_open.zarr \
+	  -o out/training/drawer_open
+	$(RUN) training/evaluate.py out/training/drawer_open/checkpoint --episodes 100 \
+	  -o out/training/drawer_open/evaluation.json
+	$(RUN) training/model_card.py out/training/drawer_open \
+	  -e out/training/drawer_open/evaluation.json -v results/drawer_open \
+	  -o config/checkpoints/drawer_open
 
 lock: ## resolve every pinned version anew (needs Python 3.10 to 3.13)
 	@$(PYTHON) lock/lock.py

@@ -1,4 +1,4 @@
-"""The qualities of service in use; DESIGN's topic table is written from them."""
+"""The qualities of service in use."""
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
