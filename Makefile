@@ -48,7 +48,7 @@ lint: $(STAMP) ## check the style: ruff, and flake8 as ament sets it
 	@$(RUN) -m flake8 $(SOURCES)
 
 checkpoint: $(STAMP) ## remake the default checkpoint: demonstrations, training, evaluation
-	$(RUN) training/collect_demos.py --task drawer-open-v3 --episodes 110 --cameras arm \
+	$(RUN) training/collect_demos.py --task drawer-open-v3 --episodes 110 --cameras arm wrist \
 	  -o data_sets/drawer_open.zarr
 	$(RUN) training/train.py config/training/drawer_open.yaml -d data_sets/drawer_open.zarr \
 	  -o out/training/drawer_open
