@@ -142,4 +142,5 @@ class Status(Enum):
     HELD = 'No new chunk within command_timeout: holding.'
     TELEOP = 'Following the teleoperator.'
     REFUSED = 'The chunk for this time was refused: holding.'
+    CONFLICT = 'Another node publishes target_pose, too: refusing to move the arm.'
     HALTED = 'Halted: holding until ~/clear_halt is called.'

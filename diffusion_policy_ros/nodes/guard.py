@@ -36,12 +36,20 @@ class Guard:
         """Count a refusal, `problem` being 'reason: found, expected', and log it if it is time."""
         key = f'{topic} {problem.partition(":")[0]}'
         self.refused[key] += 1
+        self.say(key, f'{topic} refused: {problem}', self.refused[key])
+
+    def say(self, key: str, line: str, times: int) -> None:
+        """Log a line that stands for `times` events, unless one of its key came 5 s before."""
+        if self.due(key):
+            self._log(f'{line} ({times} times so far)' if times > 1 else line)
+
+    def due(self, key: str) -> bool:
+        """Return whether it is time to log something about `key`: every 5 s at most."""
         now_ns = self._steady_ns()
         if now_ns < self._log_again_ns.get(key, now_ns):
-            return
+            return False
         self._log_again_ns[key] = now_ns + LOG_PERIOD_NS
-        times = f' ({self.refused[key]} times so far)' if self.refused[key] > 1 else ''
-        self._log(f'{topic} refused: {problem}{times}')
+        return True
 
     def __call__(self, topic: str,
                  callback: Callable[[Message], None]) -> Callable[[Message], None]:

@@ -233,10 +233,22 @@ def gripper_target(msg: JointState) -> float:
     return effort
 
 
-def gripper_target_message(effort: float, stamp_ns: int) -> JointState:
-    """Return a gripper's target, effort[0] from -1 (open) to 1 (closed)."""
-    return JointState(header=to_header(stamp_ns), name=[GRIPPER_JOINT],
-                      effort=[float(_finite('effort', np.asarray(effort, float)))])
+def gripper_target_message(
+    effort: float, stamp_ns: int, command: float | None = None,
+) -> JointState:
+    """
+    Return a gripper's target.
+
+    Args:
+        effort: closing effort, effort[0], from -1 (open) to 1 (closed).
+        stamp_ns: that it is for.
+        command: the same in the hand's own unit, position[0]; None to leave it out.
+    """
+    msg = JointState(header=to_header(stamp_ns), name=[GRIPPER_JOINT],
+                     effort=[float(_finite('effort', np.asarray(effort, float)))])
+    if command is not None:
+        msg.position = [float(_finite('position', np.asarray(command, float)))]
+    return msg
 
 
 def command_from(pose: PoseStamped, gripper: JointState | None) -> Command:

@@ -22,8 +22,11 @@ def add_trigger(node: Node, name: str, action: Callable[[], str]) -> None:
             response.success, response.message = True, action()
         except ValueError as error:
             response.success, response.message = False, str(error)
-        log = node.get_logger().info if response.success else node.get_logger().warning
-        log(f'{name}: {response.message}')
+        # Two calls: rclpy ties a severity to the line that it is called from.
+        if response.success:
+            node.get_logger().info(f'{name}: {response.message}')
+        else:
+            node.get_logger().warning(f'{name}: {response.message}')
         return response
 
     node.create_service(Trigger, name, answer)

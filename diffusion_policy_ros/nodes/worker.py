@@ -54,7 +54,8 @@ class Worker:
             begin = time.perf_counter()
             try:
                 result, error = function(), None
-            except Exception as caught:  # noqa: B902: whatever a network raises, the node lives
+            # Whatever a network raises, the node lives.
+            except Exception as caught:  # noqa: B902
                 result, error = None, caught
             milliseconds = 1e3 * (time.perf_counter() - begin)
             if job is self._job:

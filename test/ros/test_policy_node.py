@@ -105,7 +105,8 @@ class Arm:
         self.pose = probe.publisher(PoseStamped, f'{namespace}/ee_pose')
         self.gripper = probe.publisher(JointState, f'{namespace}/gripper_state')
         for topic in ('ee_trajectory', 'gripper_trajectory', 'policy/inference_ms'):
-            probe.wait(lambda: probe.node.count_publishers(f'{namespace}/{topic}'), topic)
+            name = f'{namespace}/{topic}'
+            probe.wait(lambda name=name: probe.node.count_publishers(name), name)
         self.first_ns = next(self.stamps)
 
     def observe(self, tick, **changes):

@@ -1,0 +1,248 @@
+"""Chunks and teleop in, targets out; the rules are in control/executor.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+import time
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
+
+from diffusion_policy_ros.control.arm import load_arm
+from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
+from diffusion_policy_ros.control.pairing import GRIPPER_HALF, MOTION, StampPairing
+from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status
+from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
+from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.parameters import declare
+from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, RELIABLE
+from diffusion_policy_ros.nodes.resources import find
+from diffusion_policy_ros.nodes.services import add_trigger
+from diffusion_policy_ros.nodes.spin import run
+from diffusion_policy_ros.nodes.target_output import TargetOutput
+
+FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.TRACKING, Status.TELEOP)
+SILENCE_NS = NS_PER_S // 5
+"""A node that ends, and has sent nothing for so long, has nothing to send."""
+
+
+@dataclass(frozen=True)
+class ChunkExecutorNodeConfig(ExecutorConfig):
+    """The core's parameters, and what the node itself needs."""
+
+    arm: str = field(default='arms/metaworld.yaml', metadata={
+        'description': "The arm's YAML: a path, or one inside the package's config folder. "
+                       'Without limits in it nothing is moved.'})
+    input_reliability: str = field(default='best_effort', metadata={
+        'description': 'QoS of the subscription to ee_pose; best_effort reads every publisher. '
+                       'In lockstep it is reliable.', 'choices': INPUT_RELIABILITY})
+
+
+class ChunkExecutorNode(Node):
+    """Turns chunks into a safe stream of targets; it alone publishes target_*."""
+
+    def __init__(self) -> None:
+        super().__init__('chunk_executor')
+        config = declare(self, ChunkExecutorNodeConfig)
+        self._arm = load_arm(find(config.arm))
+        self._has_gripper = self._arm.gripper.type != 'none'
+        self._core = ChunkExecutor(config, self._arm)
+        self._chunk_halves, self._teleop_halves = StampPairing(), StampPairing()
+        self._output = TargetOutput(self, self._arm.gripper)
+        self._guard = Guard(self.get_logger().warning)
+        self._lockstep, self._tick_ns = config.lockstep, 0
+        self._status = Status.DISABLED
+        self._halted, self._rivals = False, []
+        self._last: Command | None = None
+        self._ending = self._at_rest = False
+        self._sent_ns = 0  # steady clock
+        self._subscribe(config)
+        for name in ('enable', 'disable', 'reset', 'halt', 'clear_halt'):
+            add_trigger(self, f'~/{name}', getattr(self, f'_{name}'))
+        self._diagnostics = Diagnostics(self, self._report)
+        self.create_timer(1.0 / config.command_rate_hz, self._tick,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def finish(self) -> bool:
+        """Brake; return whether the arm was told to stand still, or nothing is to be told."""
+        if not self._ending:
+            self._ending, self._at_rest = True, False
+            self._sent_ns = time.monotonic_ns()
+            self._halt()
+            self._tick()
+        silent = time.monotonic_ns() - self._sent_ns > SILENCE_NS
+        return self._lockstep or self._at_rest or silent
+
+    # Inputs
+
+    def _subscribe(self, config: ChunkExecutorNodeConfig) -> None:
+        def listen(kind: type, topic: str, callback: Callable[[Any], None],
+                   qos: QoSProfile = RELIABLE) -> None:
+            self.create_subscription(kind, topic, self._guard(topic, callback), qos)
+
+        listen(PoseStamped, 'ee_pose', self._on_pose,
+               input_qos('reliable' if config.lockstep else config.input_reliability))
+        listen(MultiDOFJointTrajectory, 'ee_trajectory',
+               partial(self._on_chunk_half, 'ee_trajectory', MOTION, messages.motion_half))
+        listen(PoseStamped, 'teleop_pose', partial(self._on_teleop_half, MOTION))
+        if self._has_gripper:
+            listen(JointTrajectory, 'gripper_trajectory', partial(
+                self._on_chunk_half, 'gripper_trajectory', GRIPPER_HALF, messages.gripper_half))
+            listen(JointState, 'teleop_gripper', partial(self._on_teleop_half, GRIPPER_HALF))
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        observation = messages.pose_observation(msg)
+        self._core.push_pose(observation)
+        self._tick_ns = observation.stamp_ns
+        self._tick_in_lockstep()
+
+    def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
+                       msg: MultiDOFJointTrajectory | JointTrajectory) -> None:
+        stamp_ns = messages.stamp_ns(msg.header)
+        try:
+            chunk = self._chunk(half, stamp_ns, convert(msg))
+        except ValueError as error:
+            self._say_refused(topic, self._core.refuse_chunk(stamp_ns, str(error)))
+        else:
+            if chunk is None:
+                return
+            problem = self._core.push_chunk(chunk, self._now_ns(), time.monotonic_ns())
+            self._say_refused('ee_trajectory', problem)
+        self._tick_in_lockstep()
+
+    def _chunk(self, half: str, stamp_ns: int,
+               value: Chunk | messages.GripperHalf) -> Chunk | None:
+        if not self._has_gripper:
+            return value
+        pair = self._chunk_halves.push(half, stamp_ns, value)
+        return None if pair is None else messages.join_chunk(*pair)
+
+    def _on_teleop_half(self, half: str, msg: PoseStamped | JointState) -> None:
+        pair = (msg, None)
+        if self._has_gripper:
+            pair = self._teleop_halves.push(half, messages.stamp_ns(msg.header), msg)
+        if pair is not None:
+            problem = self._core.push_teleop(messages.command_from(*pair), self._now_ns(),
+                                             time.monotonic_ns())
+            self._say_refused('teleop_pose', problem)
+            self._tick_in_lockstep()
+
+    # From chunks to a command
+
+    def _now_ns(self) -> int:
+        return self._tick_ns if self._lockstep else self.get_clock().now().nanoseconds
+
+    def _tick_in_lockstep(self) -> None:
+        if self._lockstep:
+            self._tick()
+
+    def _tick(self) -> None:
+        now_ns = self._now_ns()
+        if not now_ns:  # no time yet
+            return
+        self._look_for_rivals()
+        command, status = self._core.step(now_ns, time.monotonic_ns())
+        if status == Status.HALTED and not self._halted:
+            status = Status.CONFLICT
+            self._guard.refuse('target_pose', 'second publisher: '
+                               f'{", ".join(self._rivals)}, expected nobody but this node')
+        if command is not None and (self._lockstep or status != Status.CONFLICT):
+            self._send(command)
+        self._note(status)
+
+    def _look_for_rivals(self) -> None:
+        rivals = self._output.rivals()
+        if rivals and not self._rivals:
+            self._core.halt()
+        elif self._rivals and not rivals and not self._halted:
+            self._core.clear_halt()
+        self._rivals = rivals
+
+    def _send(self, command: Command) -> None:
+        last, self._last = self._last, command
+        self._at_rest = last is not None and bool(
+            np.array_equal(last.position, command.position)
+            and np.array_equal(last.quaternion, command.quaternion))
+        self._output.send(command)
+        self._sent_ns = time.monotonic_ns()
+
+    # Services and reports
+
+    def _enable(self) -> str:
+        if self._arm.limits is None:
+            raise ValueError(Status.NO_LIMITS.value)
+        self._output.forget()
+        self._core.enable()
+        return 'enabled'
+
+    def _disable(self) -> str:
+        self._core.disable()
+        return 'disabled: nothing is sent'
+
+    def _reset(self) -> str:
+        self._core.reset()
+        self._chunk_halves.reset()
+        self._teleop_halves.reset()
+        self._output.forget()
+        self._tick_ns = 0
+        return 'a new episode begins'
+
+    def _halt(self) -> str:
+        self._halted = True
+        self._core.halt()
+        return 'halted until ~/clear_halt'
+
+    def _clear_halt(self) -> str:
+        self._halted = False
+        if self._rivals:
+            return 'no longer halted by ~/halt, but another node publishes target_pose'
+        self._core.clear_halt()
+        return 'no longer halted'
+
+    def _say_refused(self, topic: str, problem: str | None) -> None:
+        """Log what the core has refused and counted."""
+        if problem is not None:
+            reason = problem.partition(':')[0]
+            self._guard.say(f'{topic} {reason}', f'{topic} refused: {problem}',
+                            self._core.refused[reason])
+
+    def _note(self, status: Status) -> None:
+        """Log a status when it begins, each at most every 5 s."""
+        # In lockstep a chunk is waited for at every other tick; HELD comes if that takes long.
+        waits = self._lockstep and status in (Status.NO_CHUNK, Status.NO_POSE)
+        if status == self._status or waits:
+            return
+        self._status = status
+        if self._guard.due(status.name):
+            # Two calls: rclpy ties a severity to the line that it is called from.
+            if status in FINE:
+                self.get_logger().info(status.value)
+            else:
+                self.get_logger().warning(status.value)
+            self._diagnostics.publish()
+
+    def _report(self) -> Report:
+        refused = self._core.refused + self._guard.refused
+        values = {
+            'status': self._status.name,
+            'commands': self._output.n_sent,
+            'chunk_halves_dropped': self._chunk_halves.dropped,
+            'other_publishers': ', '.join(self._rivals),
+            **{f'limited {name}': count for name, count in self._core.limits_acted.items()},
+            **{f'refused {reason}': count for reason, count in refused.items()}}
+        level = OK if self._status in FINE and not refused else WARN
+        return level, self._status.value, values
+
+
+def main() -> int:
+    """Run the node."""
+    return run(ChunkExecutorNode)

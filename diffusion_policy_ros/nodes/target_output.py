@@ -1,0 +1,70 @@
+"""The two topics that move the arm, and who else publishes on them."""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+
+from diffusion_policy_ros.control.arm import CLOSED, GripperConfig, OPEN
+from diffusion_policy_ros.datatypes import Command
+from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
+from diffusion_policy_ros.nodes.qos import RELIABLE
+
+
+class TargetOutput:
+    """
+    Publishes commands: the gripper's half first, then the pose, of one stamp.
+
+    Attributes:
+        n_sent: commands so far.
+    """
+
+    def __init__(self, node: Node, gripper: GripperConfig) -> None:
+        self._node, self._config = node, gripper
+        self._pose = node.create_publisher(PoseStamped, 'target_pose', RELIABLE)
+        self._gripper = node.create_publisher(JointState, 'target_gripper', RELIABLE)
+        self.n_sent = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Send the gripper's next target even if it is the last one again."""
+        self._closed: bool | None = None
+        self._hand_command: float | None = None
+
+    def send(self, command: Command) -> None:
+        """
+        Publish a command.
+
+        Raises:
+            ValueError: it is not finite, or its quaternion is not of length 1; nothing is sent.
+        """
+        pose = pose_message(command.position, command.quaternion, command.stamp_ns,
+                            command.frame_id)
+        if command.gripper is not None:
+            self._send_gripper(command.gripper, command.stamp_ns)
+        self._pose.publish(pose)
+        self.n_sent += 1
+
+    def rivals(self) -> list[str]:
+        """Return the full names of other nodes that publish target_pose."""
+        topic = self._pose.topic_name
+        if self._node.count_publishers(topic) < 2:  # cheap, unlike who they are
+            return []
+        names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                 for info in self._node.get_publishers_info_by_topic(topic)]
+        own = self._node.get_fully_qualified_name()
+        if own in names:
+            names.remove(own)
+        return sorted(names)
+
+    def _send_gripper(self, effort: float, stamp_ns: int) -> None:
+        config = self._config
+        command = config.effort_to_command(effort, self._closed)
+        if config.type == 'on_off':
+            self._closed = config.closes(effort, self._closed)
+            effort = CLOSED if self._closed else OPEN
+        if config.send_on_change and command == self._hand_command:
+            return
+        self._hand_command = command
+        self._gripper.publish(gripper_target_message(effort, stamp_ns, command))
