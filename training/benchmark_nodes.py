@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""
+Measure what the nodes cost: `benchmark_nodes.py -o results/benchmark_nodes.json`.
+
+The same episodes run over topics (three processes, no video) and by evaluate.py's loop at batch 1,
+in turn, several times, and the ratio is taken pair by pair. Then the policy process's memory over
+many chunks, and how soon the executor and the bridge answer their services. Use a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+
+from diffusion_policy_ros.policy.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+NODES = ('chunk_executor', 'metaworld_bridge')
+NO_SUCCESS_TASK = 'reach-wall-v3'  # episodes of full length, for as many chunks as possible
+CHUNKS_AN_EPISODE = 32
+
+
+def over_topics(checkpoint: Path, task: str, seeds: range, folder: Path) -> dict[str, Any]:
+    """Run episodes as three processes; return the run's summary and the policy's memory in MB."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'diffusion_policy_ros.nodes.supervisor', '--checkpoint', checkpoint,
+         '--task', task, '--episodes', str(len(seeds)), '--seed', str(seeds.start), '--no-video',
+         '--out', folder], stdout=subprocess.DEVNULL)
+    memory: list[float] = []
+    watcher = threading.Thread(target=_watch_memory, args=(process, memory), daemon=True)
+    watcher.start()
+    if process.wait() != 0:
+        raise RuntimeError(f'the run over topics ended with exit code {process.returncode}, '
+                           f'its logs are in {folder}/log')
+    watcher.join()
+    return {**json.loads((folder / 'summary.json').read_text()), 'memory_mb': memory}
+
+
+def _watch_memory(supervisor: subprocess.Popen, memory: list[float]) -> None:
+    while supervisor.poll() is None:
+        children = Path(f'/proc/{supervisor.pid}/task/{supervisor.pid}/children')
+        try:
+            for child in children.read_text().split():
+                if 'policy_node' in Path(f'/proc/{child}/cmdline').read_text():
+                    status = Path(f'/proc/{child}/status').read_text()
+                    memory.append(int(re.search(r'VmRSS:\s+(\d+)', status)[1]) / 1024)
+        except (OSError, TypeError):
+            pass  # the process ended while it was looked at
+        time.sleep(0.5)
+
+
+def without_ros(checkpoint: Path, task: str, seeds: range) -> float:
+    """Run the same episodes by evaluate.py's loop at batch 1; return the seconds of all."""
+    policy = load_checkpoint(checkpoint)
+    predict = evaluate.TimedPolicy(policy, seed=0)
+    marks = [0.0]
+
+    def on_episode(episode: object) -> None:
+        marks.append(time.perf_counter())
+
+    # The first episode's start-up (simulator, first pictures) is not counted on either side.
+    evaluate.run(policy, task, range(seeds.start, seeds.stop), 1, predict, on_episode=on_episode)
+    return marks[-1] - marks[1]
+
+
+def start_up_s(name: str, service: str, folder: Path) -> float:
+    """Return the seconds from a node's start until its service answers in the graph."""
+    import rclpy
+    from std_srvs.srv import Trigger
+
+    from diffusion_policy_ros.nodes import spin
+    spin.init([])
+    node = rclpy.create_node('benchmark')
+    client = node.create_client(Trigger, service)
+    start = time.perf_counter()
+    with (folder / f'{name}.log').open('w') as log:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'diffusion_policy_ros.nodes.child', f'{name}_node',
+             '--ros-args', '-r', f'__node:={name}'], stdout=log, stderr=log)
+    try:
+        if not client.wait_for_service(timeout_sec=60):
+            raise RuntimeError(f'{name}: {service} did not come up in 60 s')
+        return time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def imports_torch(name: str) -> bool:
+    """Return whether a node's module imports PyTorch."""
+    code = (f'import sys, diffusion_policy_ros.nodes.{name}_node; '
+            'raise SystemExit("torch" in sys.modules)')
+    return subprocess.run([sys.executable, '-c', code], check=False).returncode != 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--checkpoint', type=Path,
+                        default=ROOT / 'config/checkpoints/drawer_open')
+    parser.add_argument('--episodes', type=int, default=10, help='episodes of one run')
+    parser.add_argument('--pairs', type=int, default=3, help='runs over topics and without ROS')
+    parser.add_argument('--chunks', type=int, default=1000, help='chunks for the memory')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
+    options = parser.parse_args(arguments)
+    seeds, task = range(options.episodes), 'drawer-open-v3'
+    result: dict[str, Any] = {
+        'cores': os.cpu_count(), 'platform': platform.platform(), 'threads':
+        torch.get_num_threads(), 'task': task, 'episodes': options.episodes, 'ratios': []}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for pair in range(options.pairs):
+            summary = over_topics(options.checkpoint, task, seeds, folder / f'pair{pair}')
+            topics_s = sum(episode['wall_s'] for episode in summary['episodes'][1:])
+            alone_s = without_ros(options.checkpoint, task, seeds)
+            result['ratios'].append(topics_s / alone_s)
+            print(f'pair {pair + 1}: over topics {topics_s:.2f} s, without ROS {alone_s:.2f} s, '
+                  f'ratio {topics_s / alone_s:.3f}; chunk {summary["chunk_ms"]["median"]:.1f} ms',
+                  flush=True)
+        result['ratio_median'] = float(np.median(result['ratios']))
+        episodes = -(-options.chunks // CHUNKS_AN_EPISODE)
+        summary = over_topics(options.checkpoint, NO_SUCCESS_TASK, range(episodes),
+                              folder / 'memory')
+        memory = summary['memory_mb']
+        result |= {'chunks': summary['chunk_ms']['n'], 'memory_mb_max': max(memory),
+                   'memory_mb_growth': memory[-2] - memory[len(memory) // 4]}
+        for name in NODES:
+            result[f'{name}_start_s'] = start_up_s(name, f'{name}/reset', folder)
+            result[f'{name}_imports_torch'] = imports_torch(name)
+    print(f'wall time over topics / without ROS: {result["ratio_median"]:.3f} (median of '
+          f'{options.pairs}, {options.episodes} episodes each, the first left out)')
+    print(f'policy process: {result["memory_mb_max"]:.0f} MB at most over {result["chunks"]} '
+          f'chunks, growth {result["memory_mb_growth"]:+.1f} MB over the last three quarters')
+    for name in NODES:
+        print(f'{name}: answers after {result[f"{name}_start_s"]:.2f} s, imports torch: '
+              f'{result[f"{name}_imports_torch"]}')
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
