@@ -478,6 +478,15 @@ def test_frozen_ros_time_ends_in_held_and_sends_nothing_meanwhile():
     assert_within_limits(robot.sent)
 
 
+def test_a_first_command_too_waits_for_ros_time_to_go_on():
+    robot = Robot()
+    robot.run(1)
+    robot.push(chunk(robot.now))
+    robot.run(3, ros_time=False)
+    assert robot.sent == []
+    assert robot.run(1)[0] is not None
+
+
 def test_each_ros_time_is_commanded_once():
     robot = Robot()
     robot.track(steps=5)
@@ -546,6 +555,17 @@ def test_the_measured_pose_stops():
     assert robot.run(1, pose=True)[1] == Status.START_REFUSED  # the chunk went on without the arm
     robot.push(chunk(robot.now, robot.position))
     assert robot.run(3)[1] == Status.TRACKING
+
+
+def test_the_measured_pose_stops_while_ros_time_runs_slowly():
+    robot = Robot()
+    robot.track(steps=5)
+    robot.push(chunk(robot.now, points=100))
+    for _ in range(14):
+        robot.now += 12 * MS
+        robot.steady += 40 * MS
+        robot.step()
+    assert robot.statuses[-3:] == [Status.TRACKING, Status.NO_POSE, Status.NO_POSE]
 
 
 def test_a_pose_that_repeats_an_old_stamp_is_no_sign_of_life():
@@ -702,6 +722,16 @@ def test_reset_drops_all_and_chunks_of_older_observations():
     assert status == Status.STARTING and command is not None
 
 
+def test_limits_that_acted_are_counted_by_episode():
+    robot = Robot()
+    robot.track(steps=5)
+    robot.push(chunk(robot.now, HOME + 0.1))
+    robot.run(5)
+    assert set(robot.executor.limits_acted) == {'speed'}
+    robot.executor.reset()
+    assert robot.executor.limits_acted == {}
+
+
 # Lockstep: the simulator waits for exactly one answer a tick
 
 TICK = 12_500_000
@@ -779,6 +809,20 @@ def test_lockstep_takes_a_chunk_that_comes_before_the_pose_and_gives_the_same_an
         np.testing.assert_array_equal(ours.position, theirs.position)
 
 
+def test_lockstep_counts_on_no_clock_but_the_chunks_own_stamp():
+    robot, other = Lockstep(blend_s=0.1), Lockstep(blend_s=0.1)
+    for each, lead in ((robot, 0), (other, 30 * MS)):
+        for start in (HOME, HOME + 0.005):
+            each.tick()
+            new = lockstep_chunk(each.now, start)
+            assert each.executor.push_chunk(new, each.now + lead, each.steady) is None
+            each.wait()
+            for _ in range(3):
+                each.tick()
+    for ours, theirs in zip(robot.sent, other.sent, strict=True):
+        np.testing.assert_array_equal(ours.position, theirs.position)
+
+
 def test_lockstep_does_not_answer_before_the_ticks_own_pose():
     robot = Lockstep()
     robot.tick()
@@ -829,6 +873,14 @@ def test_lockstep_answers_a_refused_chunks_ticks_with_a_hold_and_names_why(spoil
         assert command is not None and status == Status.REFUSED
     assert robot.tick() == (None, Status.NO_CHUNK)
     assert robot.answer(lockstep_chunk(robot.now))[0] is not None
+
+
+def test_lockstep_holds_where_a_chunk_before_the_first_pose_was_in_another_frame():
+    robot = Lockstep()
+    assert robot.push(lockstep_chunk(robot.now + TICK, frame_id='camera')) is None
+    command, status = robot.tick()
+    assert command is not None and status == Status.REFUSED
+    assert robot.executor.refused == {'frame': 1}
 
 
 def test_lockstep_holds_the_measured_pose_where_the_first_chunk_is_refused():
