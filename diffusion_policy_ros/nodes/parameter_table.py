@@ -21,6 +21,7 @@ def table(config: type) -> list[str]:
     for item in fields(config):
         meta = item.metadata
         default = list(item.default) if isinstance(item.default, tuple) else item.default
+        default = repr(default) if default == '' else default
         rows.append(f"| `{item.name}` | `{default}` | {meta.get('unit', '')} | {_allowed(meta)} "
                     f"| {meta['description']} |")
     return rows
