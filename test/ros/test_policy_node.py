@@ -18,6 +18,7 @@ from rcl_interfaces.srv import DescribeParameters
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
+from tiny_policy import DT_NS, make_policy, SIZE, SOURCE
 import torch
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
@@ -30,28 +31,10 @@ from diffusion_policy_ros.nodes.policy_node import PolicyNodeConfig
 from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.nodes.resources import config_folder
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
-from diffusion_policy_ros.policy.config import (
-    CameraSpec, NoiseConfig, ObservationSpec, PolicyConfig, UnetConfig, VisionConfig,
-)
-from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
-from diffusion_policy_ros.policy.normalizer import Normalizer
+from diffusion_policy_ros.policy.diffusion_policy import episode_noise
 
-DT_NS = 50_000_000
 FRAME = 'base'
-SOURCE, SIZE = 40, 32
 ARM = {'base_frame': FRAME, 'ee_frame': 'hand'}
-
-
-def make_policy(n_action_steps=4):
-    torch.manual_seed(0)
-    config = PolicyConfig(
-        observation=ObservationSpec((CameraSpec('wrist', SOURCE, SOURCE, SIZE, SIZE),)),
-        n_obs_steps=2, horizon=8, n_action_steps=n_action_steps, dt_s=DT_NS / NS_PER_S,
-        vision=VisionConfig(base_width=16, crop_height=24, crop_width=24),
-        unet=UnetConfig(down_dims=(16, 16)), noise=NoiseConfig(num_inference_steps=2))
-    policy = DiffusionPolicy(config, Normalizer.fit({
-        'state': np.array([[-1.0] * 4, [1.0] * 4]), 'action': np.array([[-0.1] * 4, [0.1] * 4])}))
-    return policy.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,69 @@
+"""What the topics carry, compared with what the checkpoint was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, Observation
+from diffusion_policy_ros.nodes.input_check import InputCheck
+from diffusion_policy_ros.policy.config import CameraSpec, ObservationSpec, PolicyConfig
+
+CONFIG = PolicyConfig(observation=ObservationSpec((CameraSpec('wrist', 480, 640, 96, 96),)))
+TOPICS = {'wrist': 'wrist/image_raw', EE_POSE: 'ee_pose', GRIPPER: 'gripper_state'}
+PERIOD_NS = CONFIG.dt_ns
+
+
+def make_check():
+    return InputCheck(CONFIG, TOPICS, 'base')
+
+
+def see(check, streams=tuple(TOPICS), period_ns=PERIOD_NS, size=(480, 640), frame_id='base',
+        start_ns=NS_PER_S, n=8):
+    """Let `n` messages of each stream come in; the steady clock runs along with the stamps."""
+    for i in range(n):
+        for stream in streams:
+            stamp_ns = start_ns + i * period_ns
+            if stream == 'wrist':
+                check.saw_size('wrist', *size)
+            check.saw(Observation(stream, stamp_ns, np.zeros(0), frame_id), stamp_ns)
+
+
+def test_nothing_is_said_before_the_inputs_have_settled():
+    check = make_check()
+    assert check.differences(100 * NS_PER_S) is None
+    see(check)
+    assert check.differences(3 * NS_PER_S - 1) is None
+    assert check.differences(3 * NS_PER_S) == []
+
+
+@pytest.mark.parametrize('changes, expected', [
+    ({'streams': (EE_POSE, GRIPPER)},
+     ['wrist/image_raw: no message that can be used, expected one']),
+    ({'size': (224, 224)}, ['wrist/image_raw: 224x224 pixels (height x width), expected 480x640 '
+                            'as in training']),
+    ({'frame_id': 'tool'}, ["ee_pose: frame_id tool, expected base, the arm's base_frame"]),
+    ({'period_ns': 2 * PERIOD_NS}, [f'{topic}: 10.0 Hz, expected at least 20.0 Hz, the rate of '
+                                    'the policy' for topic in TOPICS.values()]),
+    ({'period_ns': PERIOD_NS // 3}, []),
+    ({'period_ns': PERIOD_NS * 6 // 5}, []),
+])
+def test_every_difference_is_named(changes, expected):
+    check = make_check()
+    see(check, **changes)
+    assert check.differences(10 * NS_PER_S) == expected
+
+
+def test_a_lost_message_or_a_new_episode_is_no_slow_rate():
+    check = make_check()
+    see(check)
+    see(check, start_ns=10 * NS_PER_S)
+    assert check.differences(20 * NS_PER_S) == []
+
+
+def test_the_step_from_one_episode_to_the_next_is_no_period():
+    check = make_check()
+    for episode in range(10):
+        see(check, start_ns=(1 + 3 * episode) * NS_PER_S, n=1)
+        check.begin_episode()
+    assert check.differences(100 * NS_PER_S) == []
