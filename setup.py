@@ -23,6 +23,7 @@ extras = {
     'sim': ['gymnasium>=1.1', 'imageio-ffmpeg', 'metaworld==3.1.1', 'mujoco==3.3.0', 'packaging'],
     'train': ['accelerate', 'matplotlib', 'rich', 'tensorboard', 'zarr>=2.18'],
     # ROS 2 Jazzy's client library and messages, for people without ROS: never on a ROS install.
+    # The tests compare image conversion with cv_bridge's.
     'jazzy': [
         'cv_bridge==1.13.0.post0',
         'numpy<2.3',
