@@ -238,6 +238,20 @@ def test_a_reset_begins_at_the_measured_pose_and_refuses_older_chunks(world):
     assert world.report(lambda values: values.get('refused before reset') == '1')
 
 
+def test_time_set_back_begins_anew_whatever_is_left_of_later_chunks(world):
+    world = world(**LOCKSTEP)
+    later = messages.chunk_messages(
+        Chunk(1, np.array([0]), HOME[None], None, np.zeros(1), 'base'))[1]
+    for second in range(91, 95):
+        later.header = messages.to_header(second * NS_PER_S)
+        world.publish('gripper_trajectory', later)
+    t_ns = world.measure(90 * NS_PER_S)
+    world.report(lambda values: True)
+    t_ns = world.measure(NS_PER_S)
+    world.predict(t_ns, HOME)
+    world.wait_for_target(t_ns)
+
+
 def test_an_arm_without_a_gripper_needs_one_topic(world):
     world = world(arm={**ARM, 'gripper': {'type': 'none'}}, **LOCKSTEP)
     t_ns = world.measure(NS_PER_S)
