@@ -67,6 +67,27 @@ def test_parameter_count_by_hand():
     assert sum(value.numel() for value in unet().parameters()) == expected
 
 
+def test_order_of_blocks_and_skips():
+    """Spell out Chi et al.'s network of three stages: only the two deeper skips are used."""
+    model, (sample, timestep, condition) = unet(), inputs()
+    modulation = model.step_modulation(timestep) + model.condition_modulation(condition)
+    film, start = [], 0
+    for n in model.film_widths:
+        film.append(modulation[:, start:start + 2 * n, None].chunk(2, dim=1))
+        start += 2 * n
+    x = sample.transpose(1, 2)
+    first = model.down[0][1](model.down[0][0](x, *film[0]), *film[1])                   # 8 steps
+    second = model.down[1][1](model.down[1][0](model.shrink[0](first), *film[2]), *film[3])
+    third = model.down[2][1](model.down[2][0](model.shrink[1](second), *film[4]), *film[5])
+    assert (second.shape[2], third.shape[2]) == (4, 2)
+    x = model.middle[1](model.middle[0](third, *film[6]), *film[7])
+    x = torch.cat([x, third], dim=1)
+    x = model.grow[0](model.up[0][1](model.up[0][0](x, *film[8]), *film[9]))            # 4 steps
+    x = torch.cat([x, second], dim=1)
+    x = model.grow[1](model.up[1][1](model.up[1][0](x, *film[10]), *film[11]))          # 8 steps
+    torch.testing.assert_close(model(sample, modulation), model.out(model.last(x)).transpose(1, 2))
+
+
 def test_film_scales_and_shifts_after_the_first_convolution():
     torch.manual_seed(0)
     model, x = ResidualBlock(4, 16, 5, 8), torch.randn(2, 4, 8)
