@@ -22,11 +22,11 @@ from diffusion_policy_ros.nodes.messages import (
 )
 from diffusion_policy_ros.nodes.parameters import declare
 from diffusion_policy_ros.nodes.qos import RELIABLE
-from diffusion_policy_ros.sim.arm import SIM_STATE_SIZE
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.tasks import check_task
 
-SIM_STATE = 'metaworld_bridge/sim_state'
+SIM_STATE = 'metaworld_bridge/sim_state'  # the stamp in nanoseconds, then the state
+SIM_STATE_SIZE = 42
 
 
 @dataclass(frozen=True)
