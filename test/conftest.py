@@ -7,6 +7,9 @@ import os
 from hypothesis import settings
 import pytest
 
+# Two threads that share a busy core cost more than they bring; node processes inherit it, too.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 # No deadline: a machine that is busy is not a failure. In CI the same examples in every run.
 settings.register_profile('default', deadline=None, print_blob=True,
                           derandomize=bool(os.environ.get('CI')))

@@ -37,13 +37,13 @@ def make_policy(config=CONFIG, seed=0):
     return DiffusionPolicy(config, Normalizer.fit(arrays))
 
 
-def make_batch(config=CONFIG, n=3, frames=None, action=None):
+def make_batch(config=CONFIG, n=3):
     rng = np.random.default_rng(3)
-    frames = frames or config.n_obs_steps
+    frames = config.n_obs_steps
     images = {camera.name: torch.from_numpy(rng.integers(
         256, size=(n, frames, 3, camera.height, camera.width), dtype=np.uint8))
         for camera in config.observation.cameras}
-    shape = action or (n, config.horizon, config.action.dim)
+    shape = n, config.horizon, config.action.dim
     return {'images': images, 'state': torch.from_numpy(
         rng.normal(size=(n, frames, config.observation.state_dim))),
         'action': torch.from_numpy(rng.uniform(-0.2, 0.3, shape))}
@@ -116,21 +116,20 @@ def test_every_frame_has_its_own_crop():
     assert not torch.equal(crops[:, :, 0], crops[:, :, 1])
 
 
-def test_segment_loss_is_the_mean_loss_of_its_windows():
+def test_frames_encoded_once_and_shared_give_the_loss_of_their_windows():
     policy = make_policy()
-    segments = policy.draw(make_batch(frames=5, action=(3, 4, 8, 4)), generator(), n_draws=2)
-    assert segments['noise'].shape == (2, 3, 4, 8, 4)
-    losses = []
-    for draw in range(2):
-        for i in range(4):
-            losses.append(policy.loss({
-                'images': {name: value[:, i:i + 2] for name, value in segments['images'].items()},
-                'state': segments['state'][:, i:i + 2], 'action': segments['action'][:, i],
-                'noise': segments['noise'][draw, :, i],
-                'timestep': segments['timestep'][draw, :, i],
-                'crop': segments['crop'][:, i:i + 2]}))
-    torch.testing.assert_close(policy.segment_loss(segments), torch.stack(losses).mean(),
-                               atol=1e-5, rtol=1e-5)
+    batch = policy.draw(make_batch(n=5), generator(), n_draws=2)
+    assert batch['noise'].shape == (2, 5, 8, 4)
+    once = policy.encode({name: frames[:, 0] for name, frames in batch['images'].items()},
+                         batch['crop'][:, 0])                        # (5, F)
+    shared = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 4]])  # which two a window sees
+    loss = policy.loss_from_features(once[shared], batch['state'], batch['action'],
+                                     batch['noise'], batch['timestep'])
+    losses = [policy.loss({
+        'images': {name: frames[:, 0][shared] for name, frames in batch['images'].items()},
+        'crop': batch['crop'][:, 0][shared], 'state': batch['state'], 'action': batch['action'],
+        'noise': batch['noise'][draw], 'timestep': batch['timestep'][draw]}) for draw in range(2)]
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
 
 
 def test_every_parameter_learns():

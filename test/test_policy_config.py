@@ -49,6 +49,7 @@ def test_streams_are_what_state_and_target_need(state, target, streams):
     (lambda: ObservationSpec((CAMERA,), ('lag',)), ("'lag'",)),
     (lambda: ObservationSpec((), ()), ('neither cameras nor state',)),
     (lambda: VisionConfig(base_width=24), ('24', 'multiple of 16')),
+    (lambda: VisionConfig(crop_height=32, crop_width=20), ('32x20', 'more than 32')),
     (lambda: UnetConfig(down_dims=(64, 100)), ('100', 'n_groups 8')),
     (lambda: NoiseConfig(num_inference_steps=101), ('101', '100')),
     (lambda: NoiseConfig(sampler='ddpm', num_inference_steps=16), ('ddpm', '16', '100')),

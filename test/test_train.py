@@ -13,7 +13,7 @@ from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 ROOT = Path(__file__).parents[1]
 SMALL = ('policy.observation.cameras='
          '[{name: arm, source_height: 64, source_width: 64, height: 32, width: 32}]',
-         'policy.vision={base_width: 16, crop_height: 28, crop_width: 28, n_keypoints: 4}',
+         'policy.vision={base_width: 16, crop_height: 28, crop_width: 28, pooling: average}',
          'policy.unet={down_dims: [16, 32], diffusion_step_embed_dim: 16}', 'policy.dt_s=0.0125',
          'training.episodes=2', 'training.validation_episodes=1', 'training.segments=2',
          'training.segment_windows=4', 'training.warmup_steps=2', 'training.save_every=3')

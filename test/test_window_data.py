@@ -16,7 +16,7 @@ from diffusion_policy_ros.policy.config import (
 def config(size=32, source=64, **changes):
     camera = CameraSpec('arm', source, source, size, size)
     values = {'observation': ObservationSpec((camera,)), 'dt_s': 0.0125, 'renderer': 'plain',
-              'vision': VisionConfig(16, size - 4, size - 4)}
+              'vision': VisionConfig(16, size - 4, size - 4, 'average')}
     return PolicyConfig(**{**values, **changes})
 
 

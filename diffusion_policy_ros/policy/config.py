@@ -9,6 +9,8 @@ from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, to_ns
 STATE_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
 STATE_STREAM = {'ee_position': EE_POSE, 'ee_rotation': EE_POSE, 'gripper': GRIPPER}
 ACTION_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
+STRIDE = 32
+"""Of ResNet-18: pixels that one place of its last map stands for."""
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -118,6 +120,10 @@ class VisionConfig:
         if self.base_width % 16 or self.base_width <= 0:
             raise ValueError(f'vision.base_width is {self.base_width}, expected a multiple of 16 '
                              '(GroupNorm has one group for 16 channels)')
+        if self.pooling == 'spatial_softmax' and max(self.crop_height, self.crop_width) <= STRIDE:
+            raise ValueError(f'vision crop {self.crop_height}x{self.crop_width} leaves '
+                             'spatial_softmax one place to look at, expected more than '
+                             f'{STRIDE} pixels')
 
 
 @dataclass(frozen=True)

@@ -125,19 +125,6 @@ class DiffusionPolicy(nn.Module):
         return self.loss_from_features(features, batch['state'], batch['action'], batch['noise'],
                                        batch['timestep'])
 
-    def segment_loss(self, batch: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor] | None]
-                     ) -> torch.Tensor:
-        """
-        Return the loss of all windows in segments of frames, each frame encoded once.
-
-        Args:
-            batch: as in `loss`, with N consecutive frames (dt apart) in a segment: `images` camera
-                to (S, N, C, H, W), `state` (S, N, state_dim), `action` (S, N - To + 1, Tp, Da).
-        """
-        features = self.encode(batch['images'], batch.get('crop'))
-        return self.loss_from_features(self._windows(features), self._windows(batch['state']),
-                                       batch['action'], batch['noise'], batch['timestep'])
-
     def loss_from_features(self, features: torch.Tensor | None, state: torch.Tensor | None,
                            action: torch.Tensor, noise: torch.Tensor,
                            timestep: torch.Tensor) -> torch.Tensor:
@@ -165,7 +152,7 @@ class DiffusionPolicy(nn.Module):
         Return the batch with random `noise`, `timestep` and `crop` added.
 
         Args:
-            batch: of `loss` or `segment_loss`.
+            batch: of `loss`, or with each frame once: `images` camera to (U, C, H, W).
             generator: on the CPU, so that every device has the same numbers.
             n_draws: noise levels for each window; more than 1 puts an axis in front.
         """
@@ -232,12 +219,6 @@ class DiffusionPolicy(nn.Module):
         modulation = dict(zip(levels, step_half.unsqueeze(1) + observation_half, strict=True))
         return sampler(lambda x, level: self.unet(x, modulation[level]), noise.transpose(0, 1),
                        self.alpha_bars, levels, clip_sample=config.clip_sample)
-
-    def _windows(self, frames: torch.Tensor | None) -> torch.Tensor | None:
-        """Map (S, N, X) to (S, N - To + 1, To, X), every To consecutive frames."""
-        if frames is None:
-            return None
-        return frames.unfold(1, self.config.n_obs_steps, 1).movedim(-1, 2)
 
     def _stacked(self, windows: Sequence[ObservationWindow], name: str) -> np.ndarray:
         cameras = {camera.name: (camera.height, camera.width, 3)

@@ -21,7 +21,7 @@ def make_policy(n_action_steps=4):
     config = PolicyConfig(
         observation=ObservationSpec((CameraSpec('wrist', SOURCE, SOURCE, SIZE, SIZE),)),
         n_obs_steps=2, horizon=8, n_action_steps=n_action_steps, dt_s=DT_NS / NS_PER_S,
-        vision=VisionConfig(base_width=16, crop_height=24, crop_width=24),
+        vision=VisionConfig(16, crop_height=24, crop_width=24, pooling='average'),
         unet=UnetConfig(down_dims=(16, 16)), noise=NoiseConfig(num_inference_steps=2))
     policy = DiffusionPolicy(config, Normalizer.fit({
         'state': np.array([[-1.0] * 4, [1.0] * 4]), 'action': np.array([[-0.1] * 4, [0.1] * 4])}))
