@@ -985,6 +985,14 @@ def test_lockstep_follows_a_teleoperator_stamp_by_stamp():
     assert robot.statuses[-1] == Status.TELEOP
 
 
+def test_lockstep_asks_no_clock_about_a_teleop_target():
+    robot = Lockstep()
+    robot.tick()
+    target = Command(robot.now, HOME, UPRIGHT, 0.0, 'base')
+    assert robot.executor.push_teleop(target, robot.now - 10 * S, robot.steady) is None
+    assert robot.wait()[0] is not None
+
+
 def test_lockstep_waits_for_the_teleoperator_of_the_tick_before_and_then_for_the_policy():
     robot = Lockstep()
     robot.tick()

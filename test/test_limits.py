@@ -106,6 +106,19 @@ def test_a_lower_speed_is_reached_by_braking(steps):
         watch.check(0.02, speed_now)
 
 
+def test_from_full_speed_a_lower_speed_is_reached_by_braking():
+    limiter = limiter_at((-0.4, 0.1, 0.4))
+    for _ in range(20):
+        limiter.step(np.array([0.4, 0.1, 0.4]), UPRIGHT, 0.02)
+    before, speeds = limiter.position[0], []
+    for _ in range(12):
+        after = limiter.step(np.array([0.4, 0.1, 0.4]), UPRIGHT, 0.02, 0.1)[0][0]
+        speeds.append((after - before) / 0.02)
+        before = after
+    braking = [0.5 - 0.04 * (i + 1) for i in range(10)]
+    np.testing.assert_allclose(speeds, [*braking, 0.1, 0.1], atol=1e-9)
+
+
 # What is feasible passes unchanged
 
 def feasible_path(accelerations, dt, start):
@@ -216,6 +229,15 @@ def test_a_moving_target_is_caught_up_with_and_then_followed_to_the_bit():
         lags.append(wanted[0] - position[0])
     assert min(lags) > -1e-3  # it does not run ahead by more than a fraction of a step
     assert lags[21:] == [0.0] * 79 and acted == ()
+
+
+def test_noise_on_a_target_is_not_taken_for_its_speed():
+    """A moving target that shakes by 5 mm; chasing each shake at its speed gives 5.1 mm."""
+    limiter = limiter_at((-0.45, 0.1, 0.4))
+    noise = np.random.default_rng(1).normal(0.0, 0.005, 200)
+    smooth = -0.45 + 0.2 * 0.02 * np.arange(200)
+    reached = [limiter.step(np.array([x, 0.1, 0.4]), UPRIGHT, 0.02)[0][0] for x in smooth + noise]
+    assert np.sqrt(np.mean((reached - smooth)[20:] ** 2)) < 0.004
 
 
 def test_a_jump_is_no_speed():
