@@ -83,6 +83,17 @@ def test_no_jumps_that_stay_for_a_while_exceed_a_limit(start, jumps, dt):
 
 
 @settings(max_examples=40, deadline=None)
+@given(inside, st.tuples(*[st.floats(-0.5, 0.5)] * 3), st.lists(dt_s, min_size=20, max_size=60))
+def test_a_target_that_runs_through_a_wall_is_left_in_time_to_brake(start, velocity, steps):
+    watch = Watch(limiter_at(start))
+    goal = np.array(start)
+    for dt in steps:
+        goal = goal + np.array(velocity) * dt
+        watch.limiter.step(goal, UPRIGHT, dt)
+        watch.check(dt)
+
+
+@settings(max_examples=40, deadline=None)
 @given(inside, st.lists(st.tuples(target, st.floats(1e-4, 0.2)), max_size=30))
 def test_even_with_shorter_steps_workspace_and_speed_hold(start, steps):
     limiter = limiter_at(start)
@@ -92,6 +103,17 @@ def test_even_with_shorter_steps_workspace_and_speed_hold(start, steps):
         assert np.all(after >= np.array(LIMITS.workspace_min))
         assert np.all(after <= np.array(LIMITS.workspace_max))
         assert np.all(np.abs(after - before) <= LIMITS.max_speed * dt * (1 + ROUNDING) + 1e-12)
+
+
+@pytest.mark.parametrize('n_long', range(44, 60))
+def test_steps_that_become_too_short_to_brake_in_time_still_end_at_the_wall(n_long):
+    limiter = limiter_at((-0.1, 0.1, 0.4))
+    x = -0.1
+    for dt in [0.02] * n_long + [0.0005] * 1500:
+        x += 0.5 * dt
+        position, _, _ = limiter.step(np.array([x, 0.1, 0.4]), UPRIGHT, dt)
+        assert position[0] <= LIMITS.workspace_max[0]
+    assert position[0] == pytest.approx(LIMITS.workspace_max[0])
 
 
 @settings(max_examples=40, deadline=None)
