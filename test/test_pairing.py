@@ -34,15 +34,22 @@ def test_none_is_a_value():
     assert pairing.push('motion', 5, 'a') == ('a', None)
 
 
-def test_the_oldest_of_more_than_four_stamps_is_dropped():
+def test_the_first_of_more_than_four_stamps_is_dropped():
     pairing = StampPairing()
     for stamp in (3, 1, 2, 5, 4):
         assert pairing.push('gripper', stamp, stamp) is None
     assert pairing.dropped == 1
-    assert pairing.push('motion', 1, 'late') is None  # it is the oldest again
-    assert pairing.dropped == 2
-    for stamp in (2, 3, 4, 5):
+    for stamp in (1, 2, 4, 5):
         assert pairing.push('motion', stamp, 'm') == ('m', stamp)
+    assert pairing.push('motion', 3, 'late') is None
+
+
+def test_halves_join_after_the_clock_was_set_back():
+    pairing = StampPairing()
+    for stamp in (91, 92, 93, 94):
+        pairing.push('gripper', stamp, stamp)
+    assert pairing.push('gripper', 1, 'g') is None
+    assert pairing.push('motion', 1, 'm') == ('m', 'g')
 
 
 def test_a_half_sent_twice_replaces_the_first():

@@ -17,7 +17,7 @@ class StampPairing:
     """
 
     def __init__(self, limit: int = 4) -> None:
-        """Keep at most `limit` stamps that lack a half; the oldest is dropped first."""
+        """Keep at most `limit` stamps that lack a half; the first to arrive is dropped first."""
         if limit < 1:
             raise ValueError(f'limit is {limit}, expected at least 1')
         self._limit = limit
@@ -39,7 +39,8 @@ class StampPairing:
         self.dropped += other is not None
         self._waiting[stamp_ns] = (half, value)
         if len(self._waiting) > self._limit:
-            del self._waiting[min(self._waiting)]
+            # By arrival, not by stamp: halves that a clock set back left behind go first.
+            del self._waiting[next(iter(self._waiting))]
             self.dropped += 1
         return None
 

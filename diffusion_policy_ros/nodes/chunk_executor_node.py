@@ -102,14 +102,8 @@ class ChunkExecutorNode(Node):
     def _on_pose(self, msg: PoseStamped) -> None:
         observation = messages.pose_observation(msg)
         self._core.push_pose(observation)
-        if observation.stamp_ns < self._tick_ns:  # time was set back: what waits will not pair
-            self._forget_halves()
         self._tick_ns = observation.stamp_ns
         self._tick_in_lockstep()
-
-    def _forget_halves(self) -> None:
-        self._chunk_halves.reset()
-        self._teleop_halves.reset()
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:
@@ -196,7 +190,8 @@ class ChunkExecutorNode(Node):
 
     def _reset(self) -> str:
         self._core.reset()
-        self._forget_halves()
+        self._chunk_halves.reset()
+        self._teleop_halves.reset()
         self._output.forget()
         self._tick_ns = 0
         return 'a new episode begins'
