@@ -230,10 +230,12 @@ def test_a_target_that_stands_still_is_reached_without_overshoot(start, goal, dt
 @given(st.floats(-2.5, 2.5), st.sampled_from([MIN_DT, 0.02]))
 def test_a_rotation_that_stands_still_is_reached_without_overshoot(angle, dt):
     limiter = limiter_at()
+    watch = Watch(limiter)
     goal = rotation.exp(np.array([0.0, 0.0, angle]))
     before = 0.0
     for _ in range(400):
         _, quaternion, acted = limiter.step(limiter.position, goal, dt)
+        watch.check(dt)
         turned = rotation.log(quaternion)[2] * (np.sign(angle) or 1)
         assert before - 1e-9 <= turned <= abs(angle) + 1e-9
         before = turned
@@ -308,6 +310,21 @@ def test_a_brake_comes_to_rest_as_fast_as_allowed_and_stays(steps, dt):
     rest = watch.limiter.position
     np.testing.assert_array_equal(watch.limiter.brake(dt)[0], rest)
     np.testing.assert_array_equal(watch.limiter.step(rest, watch.limiter.quaternion, dt)[0], rest)
+
+
+def test_after_a_brake_the_speed_before_it_is_forgotten():
+    limiter = limiter_at((-0.4, 0.1, 0.4))
+    for step in range(40):
+        limiter.step(np.array([-0.4 + 0.01 * step, 0.1, 0.4]),
+                     rotation.exp(np.array([0.0, 0.02 * step, 0.0])), 0.02)
+    while not limiter.at_rest:
+        limiter.brake(0.02)
+    goal, turned = limiter.position + [0.01, 0.0, 0.0], limiter.quaternion
+    for _ in range(60):
+        position, quaternion, _ = limiter.step(goal, turned, 0.02)
+        assert position[0] <= goal[0]
+        np.testing.assert_array_equal(quaternion, turned)
+    np.testing.assert_array_equal(position, goal)
 
 
 @pytest.mark.parametrize('goal, names', [

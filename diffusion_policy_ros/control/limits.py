@@ -157,7 +157,7 @@ class Limiter:
         moved = zip(self.position.tolist(), self._velocity, self._lows, self._highs, strict=True)
         self._target = [min(max(here + v * dt_s, min(here, low)), max(here, high))
                         for here, v, low, high in moved]
-        self._target_velocity = self._velocity
+        self._target_velocity = list(self._velocity)
         self.position = np.array(self._target)
         rate = float(np.linalg.norm(self._angular_velocity))
         if rate > 0:
@@ -199,7 +199,9 @@ class Limiter:
                 acted.append('workspace')
             else:
                 acted.append('acceleration')
-            chosen = self._catch_up(target - here, target_velocity, dt_s, max_speed)
+            behind = target - here - target_velocity * dt_s
+            closing = braking_speed(abs(behind), acceleration, dt_s, self._min_dt_s)
+            chosen = target_velocity + math.copysign(closing, behind)
             reached = here + min(max(chosen, lower), upper) * dt_s
             reached = min(max(reached, min(here, low)), max(here, high))
         self._velocity[axis] = (reached - here) / dt_s
@@ -212,14 +214,6 @@ class Limiter:
         if wanted * dt_s + wanted * wanted / (2 * acceleration) <= room:
             return wanted
         return braking_speed(room, acceleration, dt_s, self._min_dt_s)
-
-    def _catch_up(self, error: float, target_velocity: float, dt_s: float,
-                  max_speed: float) -> float:
-        """Return the speed that meets the target, seen as going on at its velocity."""
-        target_velocity = min(max(target_velocity, -max_speed), max_speed)
-        behind = error - target_velocity * dt_s
-        closing = braking_speed(abs(behind), self._limits.max_acceleration, dt_s, self._min_dt_s)
-        return target_velocity + math.copysign(closing, behind)
 
     def _turn(self, target: np.ndarray, dt_s: float, acted: list[str]) -> None:
         """Turn toward the target: the same rule, on the rotation vector's length."""
@@ -240,8 +234,7 @@ class Limiter:
             return
         too_fast = _length(aim) > limits.max_angular_speed + slack
         acted.append('angular_speed' if too_fast else 'angular_acceleration')
-        target_velocity = _shortened(target_velocity, limits.max_angular_speed)
-        behind = aim * dt_s - target_velocity * dt_s
+        behind = (aim - target_velocity) * dt_s
         closing = braking_speed(_length(behind), limits.max_angular_acceleration, dt_s,
                                 self._min_dt_s)
         goal = target_velocity + _shortened(behind / dt_s, closing)
