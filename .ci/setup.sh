@@ -69,6 +69,17 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check install -c "$const
 pip --quiet --upgrade pip setuptools wheel
 pip --no-build-isolation --editable ".[$extras]"
 
+# The system's ros2 and colcon run with the system's Python, which does not see this environment.
+if [ -n "${ROS_DISTRO:-}" ]; then
+  bin=$(cd "$venv/bin" && pwd)
+  for tool in ros2=ros2cli.cli colcon=colcon_core.command; do
+    "$bin/python" -c "import ${tool#*=}" 2>/dev/null || continue
+    printf '#!%s/python\nimport sys\nfrom %s import main\nsys.exit(main())\n' \
+      "$bin" "${tool#*=}" >"$bin/${tool%=*}"
+    chmod +x "$bin/${tool%=*}"
+  done
+fi
+
 # An editable install has neither share/ nor lib/<package>, where ROS looks.
 share=$venv/share
 mkdir -p "$share/ament_index/resource_index/packages" "$share/$package" "$venv/lib/$package"
