@@ -92,7 +92,7 @@ class ChunkExecutor:
         self._enabled = config.enable_on_start
         self._halted = False
         self.refused: Counter[str] = Counter()
-        self.status = Status.DISABLED
+        self.status = Status.NO_POSE if config.enable_on_start else Status.DISABLED
         self._drop()
 
     def enable(self) -> None:

@@ -60,7 +60,7 @@ class ChunkExecutorNode(Node):
         self._output = TargetOutput(self, self._arm.gripper)
         self._guard = Guard(self.get_logger().warning)
         self._lockstep, self._tick_ns = config.lockstep, 0
-        self._status = Status.DISABLED
+        self._status = self._core.status
         self._halted, self._rivals = False, []
         self._last: Command | None = None
         self._ending = self._at_rest = False
