@@ -486,6 +486,7 @@ def test_a_first_command_too_waits_for_ros_time_to_go_on():
     robot = Robot()
     robot.run(1)
     robot.push(chunk(robot.now))
+    robot.teleop(HOME)
     robot.run(3, ros_time=False)
     assert robot.sent == []
     assert robot.run(1)[0] is not None
