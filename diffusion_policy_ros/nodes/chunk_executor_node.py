@@ -219,7 +219,7 @@ class ChunkExecutorNode(Node):
         """Log a status when it begins, each at most every 5 s."""
         # In lockstep a chunk is waited for at every other tick; HELD comes if that takes long.
         waits = self._lockstep and status in (Status.NO_CHUNK, Status.NO_POSE)
-        if status == self._status or waits:
+        if status == self._status or waits or self._ending:
             return
         self._status = status
         if self._guard.due(status.name):

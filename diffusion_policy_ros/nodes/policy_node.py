@@ -158,7 +158,7 @@ class PolicyNode(LifecycleNode):
         line = (f'{self._checkpoint}: a chunk takes {self._warm_up_ms:.1f} ms (median), '
                 f'latency_budget_s leaves {budget_ms:.1f} ms')
         if self._warm_up_ms > budget_ms and not lockstep:
-            self.get_logger().warning(f'{line}: the arm will hold between chunks')
+            self.get_logger().warning(f'{line}: at full speed the arm will hold between chunks')
         else:
             self.get_logger().info(line)
 

@@ -289,7 +289,7 @@ def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
         assert change(transition)
     assert probe.call(GetState, '/b/managed/get_state').current_state.label == 'active'
     assert len(re.findall(r'a chunk takes [0-9.]+ ms \(median\), latency_budget_s leaves 0.0 ms: '
-                          'the arm will hold between chunks', process.log)) == 2
+                          'at full speed the arm will hold between chunks', process.log)) == 2
 
     reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
     image = probe.publisher(Image, '/b/wrist/image_raw')
