@@ -84,7 +84,8 @@ class ExpertNode(Node):
                 self._task, self._expert = parameter.value, Expert(parameter.value)
 
     def _report(self) -> Report:
-        values = {'task': self._task, 'targets': self._n_targets, **self._guard.refused}
+        refused = {f'refused {key}': count for key, count in self._guard.refused.items()}
+        values = {'task': self._task, 'targets': self._n_targets, **refused}
         if not self._n_targets:
             return WARN, f'Waiting for {SIM_STATE}.', values
         return OK, 'Playing.', values

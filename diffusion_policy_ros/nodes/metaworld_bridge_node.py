@@ -56,6 +56,7 @@ class BridgeConfig(OutputConfig):
         'description': 'Begin an episode at start, without waiting for ~/reset.'})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_task(self.task)
 
 
@@ -134,12 +135,13 @@ class MetaWorldBridge(Node):
 
     def _report(self) -> Report:
         report, config = self._loop.report(), read(self, BridgeConfig)
+        refused = {f'refused {key}': count for key, count in self._guard.refused.items()}
         values = {
             'task': config.task, 'seed': config.seed, 'mode': config.mode, 'ticks': report.ticks,
             'achieved_factor': round(report.achieved_factor, 4),
             'real_time_factor': config.real_time_factor, 'slips': report.slips,
             'stale_targets': report.stale_targets, 'waiting_s': round(report.waiting_s, 1),
-            'unpaired_targets': self._targets.dropped, **self._guard.refused}
+            'unpaired_targets': self._targets.dropped, **refused}
         if not report.running:
             level = ERROR if self._problem else OK
             return level, self._problem or 'Between episodes: waiting for ~/reset.', values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 import time
 
@@ -135,4 +136,6 @@ class Watch:
             if not stamps:
                 return
             shown[camera] = pictures[max(stamps)]
+        if self.frames:  # what the executor did with a tick is known when the next one comes
+            self.frames[-1] = replace(self.frames[-1], status=self._status)
         self.frames.append(Frame(stamp_ns, shown, ee_pose, None, self._status))

@@ -42,28 +42,25 @@ SIZE = 64
 class Bridge:
     """The bridge's topics, seen from outside."""
 
-    def __init__(self, start, probe, **parameters) -> None:
-        self.probe = probe
-        self.process = start('metaworld_bridge_node', NAME, {
-            'task': TASK, 'mode': 'lockstep', 'image_height': SIZE, 'image_width': SIZE,
-            **parameters})
-        self.poses = probe.collect(PoseStamped, 'ee_pose')
-        self.grippers = probe.collect(JointState, 'gripper_state')
-        self.images = probe.collect(Image, 'arm/image_raw')
-        self.success = probe.collect(Bool, f'{NAME}/success')
-        self.truncated = probe.collect(Bool, f'{NAME}/truncated')
+    def __init__(self, process, probe, namespace='') -> None:
+        self.process, self.probe, self.name = process, probe, f'{namespace}/{NAME}'
+        self.poses = probe.collect(PoseStamped, f'{namespace}/ee_pose')
+        self.grippers = probe.collect(JointState, f'{namespace}/gripper_state')
+        self.images = probe.collect(Image, f'{namespace}/arm/image_raw')
+        self.success = probe.collect(Bool, f'{self.name}/success')
+        self.truncated = probe.collect(Bool, f'{self.name}/truncated')
         self.reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
-        self._pose = probe.publisher(PoseStamped, 'target_pose')
-        self._gripper = probe.publisher(JointState, 'target_gripper')
+        self._pose = probe.publisher(PoseStamped, f'{namespace}/target_pose')
+        self._gripper = probe.publisher(JointState, f'{namespace}/target_gripper')
 
     def reset(self) -> Trigger.Response:
         self.poses.clear()
-        return self.probe.call(Trigger, f'{NAME}/reset')
+        return self.probe.call(Trigger, f'{self.name}/reset')
 
     def set(self, **values) -> list:
         request = SetParameters.Request(parameters=[
             Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
-        return self.probe.call(SetParameters, f'{NAME}/set_parameters', request).results
+        return self.probe.call(SetParameters, f'{self.name}/set_parameters', request).results
 
     def next_pose(self) -> PoseStamped:
         self.probe.wait(lambda: self.poses, 'ee_pose')
@@ -84,10 +81,13 @@ class Bridge:
 
     def report(self) -> tuple[bytes, str, dict[str, str]]:
         """Return the next report on /diagnostics."""
+        def own() -> list:
+            return [status for report in self.reports for status in report.status
+                    if status.name == self.name]
+
         self.reports.clear()
-        self.probe.wait(lambda: self.reports, 'a report')
-        (status,) = self.reports[-1].status
-        assert status.name == f'/{NAME}'
+        self.probe.wait(own, 'a report')
+        status = own()[-1]
         return status.level, status.message, {item.key: item.value for item in status.values}
 
     def wait_for_report(self, **expected) -> dict[str, str]:
@@ -99,41 +99,65 @@ class Bridge:
         pytest.fail(f'no report with {expected}, the last was {values}')
 
 
+PARAMETERS = {'task': TASK, 'mode': 'lockstep', 'image_height': SIZE, 'image_width': SIZE,
+              'image_every': 2, 'view_camera': 'corner4', 'view_size': 80, 'view_every': 4}
+
+
+@pytest.fixture(scope='module')
+def process(start_once):
+    """Return a bridge in lockstep, which most tests share."""
+    return start_once('metaworld_bridge_node', NAME, PARAMETERS)
+
+
 @pytest.fixture()
-def bridge(start, probe):
-    """Return a function that starts a bridge."""
-    return lambda **parameters: Bridge(start, probe, **parameters)
+def arm(process, probe):
+    result = Bridge(process, probe)
+    result.set(task=TASK, seed=0)
+    yield result
+    assert process.exit_code is None
+
+
+@pytest.fixture()
+def another(start, probe):
+    """Return a function that starts a bridge of its own beside the shared one."""
+    def start_another(**parameters) -> Bridge:
+        return Bridge(start('metaworld_bridge_node', NAME, PARAMETERS | parameters,
+                            ('-r', '__ns:=/other')), probe, '/other')
+    return start_another
 
 
 def stamp(msg) -> int:
     return messages.stamp_ns(msg.header)
 
 
-def test_lockstep_is_the_environment_to_the_last_bit(bridge):
-    arm, plain = bridge(seed=3, image_every=2), MetaWorldArm(
-        TASK, ('arm',), SIZE, SIZE, image_every=2)
+def test_lockstep_is_the_environment_to_the_last_bit(arm):
+    arm.set(seed=3)
+    plain = MetaWorldArm(TASK, ('arm',), SIZE, SIZE, image_every=2)
     observation, info = plain.reset(seed=3)
     assert arm.reset().success
-    expert, stamp_ns = Expert(TASK), NS_PER_S
-    for tick in range(12):
+    expert, stamps = Expert(TASK), []
+    for _ in range(12):
         pose = arm.next_pose()
-        assert stamp(pose) == stamp_ns and pose.header.frame_id == FRAME
+        assert pose.header.frame_id == FRAME
+        stamps.append(stamp(pose))
         np.testing.assert_array_equal(messages.pose_observation(pose).value, observation[EE_POSE])
         position, effort = expert.target(info['sim_state'])
-        arm.send(stamp_ns, position, effort)
+        arm.send(stamps[-1], position, effort)
         observation, _, _, _, info = plain.step(np.append(position, effort))
-        stamp_ns += STEP_NS
-    assert [stamp(msg) for msg in arm.images] == [NS_PER_S + i * STEP_NS for i in range(0, 12, 2)]
-    assert [stamp(msg) for msg in arm.grippers] == [NS_PER_S + i * STEP_NS for i in range(12)]
-    plain.reset(seed=3)
-    np.testing.assert_array_equal(messages.image_pixels(arm.images[0]), plain.image('arm'))
+    assert np.all(np.diff(stamps) == STEP_NS)
+    arm.probe.wait(lambda: len(arm.grippers) >= 12 and len(arm.images) >= 6, 'the other streams')
+    # A tick that is waited for is shown again, so a stamp may come twice.
+    stamps.append(stamps[-1] + STEP_NS)
+    assert sorted({stamp(msg) for msg in arm.images}) in (stamps[:12:2], stamps[::2])
+    assert sorted({stamp(msg) for msg in arm.grippers}) in (stamps[:12], stamps)
+    observation, _ = plain.reset(seed=3)
     plain.close()
-    arm.process.signal(signal.SIGTERM)
-    assert arm.process.wait() == 0
+    assert arm.grippers[0].position[0] == observation[GRIPPER][0]
+    np.testing.assert_array_equal(messages.image_pixels(arm.images[0]), observation['arm'])
 
 
-def test_an_episode_says_false_once_and_true_once(bridge):
-    arm, expert = bridge(), Expert(TASK)
+def test_an_episode_says_false_once_and_true_once(arm):
+    expert = Expert(TASK)
     states = arm.probe.collect(Float64MultiArray, f'{NAME}/sim_state')
     for seed in range(2):
         arm.set(seed=seed)
@@ -152,56 +176,23 @@ def test_an_episode_says_false_once_and_true_once(bridge):
     assert values['seed'] == '1'
 
 
-def test_the_step_limit_truncates(bridge):
-    arm = bridge(max_steps=3)
+def test_bad_targets_are_counted_and_the_next_good_one_steps(arm):
     arm.reset()
-    for i in range(3):
-        arm.next_pose()
-        arm.send(NS_PER_S + i * STEP_NS)
-    arm.probe.wait(lambda: len(arm.truncated) == 2, 'truncated')
-    assert [msg.data for msg in arm.truncated] == [False, True]
-    assert [msg.data for msg in arm.success] == [False]
-    assert arm.poses == []
-
-
-def test_bad_targets_are_counted_and_the_next_good_one_steps(bridge):
-    arm = bridge()
-    arm.reset()
-    arm.next_pose()
-    arm.send(NS_PER_S, position=(math.nan, 0.6, 0.2))
-    arm.send(NS_PER_S, frame='table')
+    now_ns = stamp(arm.next_pose())
+    arm.send(now_ns, position=(math.nan, 0.6, 0.2))
+    arm.send(now_ns, frame='table')
     arm.send(0)
     values = arm.wait_for_report(**{
         'refused target_pose position': '1', 'refused target_pose frame_id': '1',
         'refused target_pose header.stamp': '1', 'refused target_gripper header.stamp': '1'})
     assert values['ticks'] == '0'
     # The tick that is waited for is shown again meanwhile.
-    arm.send(NS_PER_S)
-    arm.probe.wait(lambda: any(stamp(pose) > NS_PER_S for pose in arm.poses), 'the next tick')
+    arm.send(now_ns)
+    arm.probe.wait(lambda: any(stamp(pose) > now_ns for pose in arm.poses), 'the next tick')
     assert "target_pose refused: frame_id: 'table', expected" in arm.process.log
-    assert arm.process.exit_code is None
 
 
-@pytest.mark.parametrize('half, missing', [
-    ('pose', 'target_gripper'), ('gripper', 'target_pose'),
-    (None, 'target_pose and target_gripper')])
-def test_a_wait_without_end_names_what_is_missing(bridge, half, missing):
-    arm = bridge(wait_limit_s=1.5)
-    arm.reset()
-    arm.next_pose()
-    if half is not None:
-        getattr(arm, f'send_{half}')(NS_PER_S)
-    arm.probe.wait(lambda: len(arm.truncated) == 2, 'truncated')
-    level, sentence, _ = arm.report()
-    assert level == DiagnosticStatus.ERROR
-    assert sentence == f'no target stamped 1.0 s within 1.5 s: {missing} missing'
-    assert '[ERROR]' in arm.process.log and f'{missing} missing' in arm.process.log
-    assert arm.reset().success
-    assert stamp(arm.next_pose()) == 3 * NS_PER_S
-
-
-def test_task_and_seed_are_taken_at_reset(bridge):
-    arm = bridge()
+def test_task_and_seed_are_taken_at_reset(arm):
     arm.reset()
     first = arm.next_pose()
     (refused,) = arm.set(task='drawer-opne-v3')
@@ -216,9 +207,72 @@ def test_task_and_seed_are_taken_at_reset(bridge):
     np.testing.assert_array_equal(messages.pose_observation(second).value, observation[EE_POSE])
 
 
-def test_where_nothing_can_be_drawn_reset_says_what_to_type(bridge, monkeypatch):
+def test_camera_info_and_the_outside_view_are_there_for_those_who_listen(arm):
+    infos = arm.probe.collect(CameraInfo, 'arm/camera_info')
+    views = arm.probe.collect(Image, 'view/image_raw')
+    clocks = arm.probe.collect(Clock, '/clock')
+    arm.reset()
+    arm.probe.wait(lambda: infos and views and clocks, 'what is said again to those who listen')
+    intrinsics = camera_geometry(TASK, 'arm').intrinsics(SIZE, SIZE)
+    np.testing.assert_allclose(np.reshape(infos[0].k, (3, 3)), intrinsics)
+    assert (infos[0].height, infos[0].width) == (SIZE, SIZE)
+    assert any(infos[0].header == image.header for image in arm.images)
+    assert infos[0].header.frame_id == 'arm_optical_frame'
+    assert (views[0].height, views[0].width) == (80, 80)
+    assert messages.image_pixels(views[0]).std() > 10
+    assert messages.to_stamp(stamp(views[0])) == clocks[0].clock
+
+
+def test_each_parameter_is_described(arm):
+    names = [field.name for field in fields(BridgeConfig)]
+    answer = arm.probe.call(DescribeParameters, f'{NAME}/describe_parameters',
+                            DescribeParameters.Request(names=names))
+    for description in answer.descriptors:
+        assert re.fullmatch(r'[A-Z].+\.( \[\w+\])?', description.description), description.name
+        assert description.type != ParameterType.PARAMETER_NOT_SET
+    by_name = {description.name: description for description in answer.descriptors}
+    assert by_name['wait_limit_s'].description.endswith('[s]')
+    assert by_name['mode'].additional_constraints == 'one of: lockstep, realtime'
+    assert not by_name['task'].read_only and by_name['mode'].read_only
+
+
+def test_a_wait_without_end_names_what_is_missing(another):
+    arm = another(wait_limit_s=1.5)
+    for half, missing in (('pose', 'target_gripper'), ('gripper', 'target_pose'),
+                          (None, 'target_pose and target_gripper')):
+        arm.truncated.clear()
+        assert arm.reset().success
+        now_ns = stamp(arm.next_pose())
+        if half is not None:
+            getattr(arm, f'send_{half}')(now_ns)
+        arm.probe.wait(lambda: len(arm.truncated) == 2, 'truncated')
+        level, sentence, _ = arm.report()
+        assert level == DiagnosticStatus.ERROR
+        assert sentence == (f'no target stamped {now_ns / NS_PER_S} s within 1.5 s: {missing} '
+                            'missing')
+        assert sentence in arm.process.log
+
+
+def test_step_limit_prefix_and_a_clock_that_is_not_its_own(another):
+    arm = another(max_steps=3, publish_clock=False, frame_prefix='left/')
+    arm.reset()
+    for _ in range(3):
+        pose = arm.next_pose()
+        assert pose.header.frame_id == f'left/{FRAME}'
+        arm.send(stamp(pose), frame=f'left/{FRAME}')
+    arm.probe.wait(lambda: len(arm.truncated) == 2, 'truncated')
+    assert [msg.data for msg in arm.truncated] == [False, True]
+    assert [msg.data for msg in arm.success] == [False]
+    arm.probe.wait(lambda: arm.images, 'an image')
+    assert arm.images[0].header.frame_id == 'left/arm_optical_frame'
+    assert len(arm.probe.node.get_publishers_info_by_topic('/clock')) == 1  # the shared one
+    arm.process.signal(signal.SIGTERM)
+    assert arm.process.wait() == 0
+
+
+def test_where_nothing_can_be_drawn_reset_says_what_to_type(another, monkeypatch):
     monkeypatch.setenv('MUJOCO_GL', 'disabled')
-    arm = bridge()
+    arm = another()
     answer = arm.reset()
     assert not answer.success
     assert 'MUJOCO_GL is disabled, expected osmesa or egl' in answer.message
@@ -226,38 +280,9 @@ def test_where_nothing_can_be_drawn_reset_says_what_to_type(bridge, monkeypatch)
     assert arm.process.exit_code is None
 
 
-def test_camera_info_and_the_outside_view_are_there_for_those_who_listen(bridge):
-    arm = bridge(view_camera='corner4', view_size=80, view_every=2)
-    infos = arm.probe.collect(CameraInfo, 'arm/camera_info')
-    views = arm.probe.collect(Image, 'view/image_raw')
-    clocks = arm.probe.collect(Clock, '/clock')
-    arm.reset()
-    for i in range(4):
-        arm.next_pose()
-        arm.send(NS_PER_S + i * STEP_NS)
-    arm.probe.wait(lambda: len(infos) >= 4 and len(views) >= 2 and len(clocks) >= 4, 'messages')
-    intrinsics = camera_geometry(TASK, 'arm').intrinsics(SIZE, SIZE)
-    np.testing.assert_allclose(np.reshape(infos[0].k, (3, 3)), intrinsics)
-    assert (infos[0].height, infos[0].width) == (SIZE, SIZE)
-    assert infos[0].header == arm.images[0].header
-    assert infos[0].header.frame_id == 'arm_optical_frame'
-    assert (views[0].height, views[0].width) == (80, 80)
-    assert stamp(views[1]) - stamp(views[0]) == 2 * STEP_NS
-    assert messages.image_pixels(views[0]).std() > 10
-    assert clocks[0].clock.sec == 1
-
-
-def test_without_the_clock_and_with_a_prefix(bridge):
-    arm = bridge(publish_clock=False, frame_prefix='left/')
-    arm.reset()
-    assert arm.next_pose().header.frame_id == f'left/{FRAME}'
-    arm.probe.wait(lambda: arm.images, 'an image')
-    assert arm.images[0].header.frame_id == 'left/arm_optical_frame'
-    assert arm.probe.node.count_publishers('/clock') == 0
-
-
-def test_real_time_takes_the_newest_target_and_reports_its_rate(bridge):
-    arm = bridge(mode='realtime', real_time_factor=0.2, autostart=True, image_every=8)
+def test_real_time_takes_the_newest_target_and_reports_its_rate(another):
+    arm = another(mode='realtime', real_time_factor=0.2, autostart=True, image_every=8,
+                  view_camera='')
     first = arm.next_pose()
     arm.send(stamp(first), position=(first.pose.position.x + 0.05, 0.6, 0.2))
     arm.probe.wait(lambda: arm.poses and arm.poses[-1].pose.position.x
@@ -271,19 +296,23 @@ def test_real_time_takes_the_newest_target_and_reports_its_rate(bridge):
     assert not arm.set(real_time_factor=0.0)[0].successful
 
 
-@pytest.mark.parametrize('parameters, said', [
-    ({'task': 'drawer-opne-v3'}, 'did you mean drawer-open-v3'),
-    ({'mode': 'fast'}, "parameter mode: found 'fast', expected one of lockstep, realtime"),
-    ({'cameras': ['arm', 'elbow']}, "camera 'elbow' is unknown"),
-    ({'image_height': 0}, 'parameter image_height: found 0, expected 1 to 2048 pixels'),
-    ({'arm': 'arms/none.yaml'}, 'arms/none.yaml'),
-    ({'sed': 3}, 'has no such parameter, expected seed'),
-])
-def test_a_wrong_parameter_is_one_line(start, parameters, said):
-    process = start('metaworld_bridge_node', NAME, parameters)
+def test_a_wrong_parameter_is_one_line(start):
+    process = start('metaworld_bridge_node', NAME, {'sed': 3})
     assert process.wait() == 1
-    assert said in process.log
-    assert len(process.log.strip().splitlines()) == 1
+    assert process.log == (
+        '/metaworld_bridge: parameter sed: metaworld_bridge has no such parameter, expected '
+        'seed\n')
+
+
+@pytest.mark.parametrize('values, said', [
+    ({'task': 'drawer-opne-v3'}, 'did you mean drawer-open-v3'),
+    ({'renderer': 'shiny'}, "renderer 'shiny' is unknown"),
+    ({'view_camera': 'elbow'}, "camera 'elbow' is unknown"),
+    ({'cameras': ('arm', 'knee')}, "camera 'knee' is unknown"),
+])
+def test_settings_that_cannot_be_are_refused(values, said):
+    with pytest.raises(ValueError, match=said):
+        BridgeConfig(**values)
 
 
 @pytest.mark.parametrize('name, cls', [
@@ -293,27 +322,3 @@ def test_each_parameter_has_its_line_in_the_yaml(name, cls):
     given = {key: tuple(value) if isinstance(value, list) else value
              for key, value in node_parameters(name).items()}
     assert given == expected
-
-
-def test_each_parameter_is_described(bridge):
-    arm = bridge()
-    names = [field.name for field in fields(BridgeConfig)]
-    answer = arm.probe.call(DescribeParameters, f'{NAME}/describe_parameters',
-                            DescribeParameters.Request(names=names))
-    for description in answer.descriptors:
-        assert re.fullmatch(r'[A-Z].+\.( \[\w+\])?', description.description), description.name
-        assert description.type != ParameterType.PARAMETER_NOT_SET
-    by_name = {description.name: description for description in answer.descriptors}
-    assert by_name['wait_limit_s'].description.endswith('[s]')
-    assert by_name['mode'].additional_constraints == 'one of: lockstep, realtime'
-    assert not by_name['task'].read_only and by_name['mode'].read_only
-
-
-def test_gripper_state_is_what_the_policy_observes(bridge):
-    arm, plain = bridge(), MetaWorldArm(TASK)
-    observation, _ = plain.reset(seed=0)
-    plain.close()
-    arm.reset()
-    arm.next_pose()
-    arm.probe.wait(lambda: arm.grippers, 'gripper_state')
-    assert arm.grippers[0].position[0] == observation[GRIPPER][0]
