@@ -159,11 +159,12 @@ class Limiter:
                         for here, v, low, high in moved]
         self._target_velocity = list(self._velocity)
         self.position = np.array(self._target)
-        rate = float(np.linalg.norm(self._angular_velocity))
-        if rate > 0:
-            kept = max(rate - self._limits.max_angular_acceleration * dt_s, 0.0) / rate
-            self._angular_velocity = self._angular_velocity * kept
+        rate, change = _length(self._angular_velocity), self._limits.max_angular_acceleration * dt_s
+        if rate > change:
+            self._angular_velocity = self._angular_velocity * (1 - change / rate)
             self.quaternion = self._turned(dt_s)
+        else:
+            self._angular_velocity = np.zeros(3)
         self._target_quaternion = self.quaternion
         self._target_angular_velocity = self._angular_velocity
         return self.position, self.quaternion
