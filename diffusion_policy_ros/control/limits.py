@@ -159,7 +159,8 @@ class Limiter:
                         for here, v, low, high in moved]
         self._target_velocity = list(self._velocity)
         self.position = np.array(self._target)
-        rate, change = _length(self._angular_velocity), self._limits.max_angular_acceleration * dt_s
+        rate = _length(self._angular_velocity)
+        change = self._limits.max_angular_acceleration * dt_s
         if rate > change:
             self._angular_velocity = self._angular_velocity * (1 - change / rate)
             self.quaternion = self._turned(dt_s)
