@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 60.0  # a busy machine of two cores needs 30 s to import PyTorch
+TIMEOUT_S = 100.0  # a busy machine of two cores needs most of a minute to import PyTorch
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
 # Domains up to 101 are safe on every system; another session on this machine has another one.
@@ -107,6 +107,17 @@ class Probe:
         self.wait(future.done, f'the answer of {service}')
         self.node.destroy_client(client)
         return future.result()
+
+    def meet(self, name: str) -> None:
+        """
+        Wait until a node knows all subscriptions that the probe has by now.
+
+        It answers a service only once it has found the client's own subscription, which was
+        announced after the others.
+        """
+        from rcl_interfaces.srv import ListParameters
+
+        self.call(ListParameters, f'{name}/list_parameters')
 
     def close(self) -> None:
         """Take the node out of the graph."""

@@ -57,8 +57,7 @@ class World:
             topics |= {'gripper_trajectory': JointTrajectory, 'teleop_gripper': JointState}
         self._publishers = {
             topic: probe.publisher(kind, topic) for topic, kind in topics.items()}
-        for topic in ('target_pose', 'target_gripper'):
-            probe.wait(lambda topic=topic: probe.node.count_publishers(topic), topic)
+        probe.meet(self.name)
 
     def _on_target(self, msg, info):
         self.sent.append((info['source_timestamp'], type(msg)))
@@ -273,7 +272,8 @@ def test_nothing_moves_before_enable(world):
     world.wait(lambda: world.targets and world.pose_now[0] > 0.0499, 'the arm at its target')
     assert world.order[:2] == [JointState, PoseStamped]
     values = world.wait_for_status(Status.TRACKING)
-    assert not [name for name in values if name.startswith('refused')]
+    refused = {name for name in values if name.startswith('refused')}
+    assert refused <= {'refused past'}  # a machine that stalls for a chunk's length
     steps = np.diff([HOME, *(target.position for target in world.targets)], axis=0)
     stamps = np.diff([target.stamp_ns for target in world.targets]) / NS_PER_S
     speeds = steps[1:, 0] / stamps

@@ -78,18 +78,16 @@ class Arm:
 
     stamps = iter(range(10 * NS_PER_S, 10**15, 1000 * NS_PER_S))
 
-    def __init__(self, probe, namespace=''):
-        self.probe, self.name = probe, f'{namespace}/policy'
-        self.chunks = probe.collect(MultiDOFJointTrajectory, f'{namespace}/ee_trajectory')
-        self.grippers = probe.collect(JointTrajectory, f'{namespace}/gripper_trajectory')
+    def __init__(self, probe):
+        self.probe, self.name = probe, '/policy'
+        self.chunks = probe.collect(MultiDOFJointTrajectory, 'ee_trajectory')
+        self.grippers = probe.collect(JointTrajectory, 'gripper_trajectory')
         self.inference_ms = probe.collect(Float64, f'{self.name}/inference_ms')
         self.reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
-        self.image = probe.publisher(Image, f'{namespace}/wrist/image_raw')
-        self.pose = probe.publisher(PoseStamped, f'{namespace}/ee_pose')
-        self.gripper = probe.publisher(JointState, f'{namespace}/gripper_state')
-        for topic in ('ee_trajectory', 'gripper_trajectory', 'policy/inference_ms'):
-            name = f'{namespace}/{topic}'
-            probe.wait(lambda name=name: probe.node.count_publishers(name), name)
+        self.image = probe.publisher(Image, 'wrist/image_raw')
+        self.pose = probe.publisher(PoseStamped, 'ee_pose')
+        self.gripper = probe.publisher(JointState, 'gripper_state')
+        probe.meet(self.name)
         self.first_ns = next(self.stamps)
 
     def observe(self, tick, **changes):
@@ -248,7 +246,7 @@ def test_bad_messages_are_counted_and_named_once(arm, shared, policy):
 def test_markers_only_for_one_who_looks(arm):
     arm.chunk(arm.observe(0))
     markers = arm.probe.collect(MarkerArray, '/policy/markers')
-    arm.probe.wait(lambda: arm.probe.node.count_publishers('/policy/markers'), 'markers')
+    arm.probe.meet('/policy')
     arm.call('reset')
     arm.first_ns += 2 * NS_PER_S
     arm.chunk(arm.observe(0))
