@@ -191,7 +191,8 @@ class SimRunner(SelfSpinning):
             self._check_alive()
             seconds = (time.monotonic_ns() - start_ns) / NS_PER_S
             enough = seconds > TRIAL_S and len(watch.chunks) > TRIAL_CHUNKS
-            self._progress(lambda: f'trying real-time factor {factor:.3g}  {seconds:4.1f} s')
+            self._progress(lambda seconds=seconds: f'trying real-time factor {factor:.3g}  '
+                           f'{seconds:4.1f} s')
         achieved = (watch.newest_ns - watch.first_ns) / (watch.newest_steady_ns - start_ns)
         return enough and achieved >= RATE_TOLERANCE * factor and keeps_up(
             [chunk.stamp_ns for chunk in watch.chunks], watch.chunk_ages_ns,

@@ -35,7 +35,8 @@ def crop(images: torch.Tensor, corners: torch.Tensor | None, height: int,
     Args:
         images: any dtype.
         corners: (N, 2) top and left of each image's own crop, or None for the centre.
-        height, width: of the crop.
+        height: of the crop.
+        width: of the crop.
     """
     if corners is None:
         top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2

@@ -1,4 +1,4 @@
-"""The nodes over DDS and evaluate.py, which has no ROS, send the same targets and see the same end."""
+"""The nodes over DDS and evaluate.py, without ROS, send the same targets and end alike."""
 
 from __future__ import annotations
 
