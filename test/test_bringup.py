@@ -48,6 +48,7 @@ def test_the_checkpoint_says_what_the_nodes_need_to_know(checkpoint):
     assert nodes['policy']['checkpoint'] == folder
     assert nodes['policy']['lockstep'] and nodes['policy']['use_sim_time']
     runner = nodes['sim_runner']
+    assert runner['wait_limit_s'] == bridge['wait_limit_s'] == 30.0
     assert (runner['task'], runner['episodes'], runner['seed']) == ('reach-v3', 4, 7)
 
 
@@ -74,7 +75,7 @@ def test_what_nobody_asks_for_comes_from_the_yaml_of_the_node(checkpoint):
     nodes = parameters(SimSettings(checkpoint=checkpoint()))
     for name, given in nodes.items():
         assert node_parameters(name).keys() <= given.keys(), name
-    assert nodes['metaworld_bridge']['wait_limit_s'] == 30.0
+    assert nodes['metaworld_bridge']['view_size'] == 360
     assert nodes['chunk_executor']['blend_s'] == node_parameters('chunk_executor')['blend_s']
 
 
@@ -94,6 +95,7 @@ def test_a_namespace_has_its_own_time_and_frames(checkpoint):
     ({'seed': -1}, 'seed -1 is no evaluation seed'),
     ({'seed': 999_999}, 'seed 1000008 is no evaluation seed'),
     ({'episodes': -1}, 'episodes is -1'),
+    ({'wait_limit_s': 0.0}, 'wait_limit_s is 0.0, expected more than 0'),
     ({'real_time_factor': -0.5}, 'real_time_factor -0.5'),
     ({'checkpoint': '/no/such/folder'}, '/no/such/folder'),
 ])
@@ -127,9 +129,10 @@ def test_settings_as_text():
 def test_each_setting_has_an_option_and_a_description():
     arguments = ['--task', 'reach-v3', '--checkpoint', 'here', '--mode', 'realtime',
                  '--real-time-factor', '0.5', '--episodes', '3', '--seed', '5',
-                 '--namespace', 'left', '--no-video', '--out', 'there', '--domain-id', '42']
+                 '--namespace', 'left', '--no-video', '--wait-limit-s', '3', '--out', 'there',
+                 '--domain-id', '42']
     settings, options = parse(arguments)
-    assert settings == SimSettings('reach-v3', 'here', 'realtime', 0.5, 3, 5, 'left', False,
+    assert settings == SimSettings('reach-v3', 'here', 'realtime', 0.5, 3, 5, 'left', False, 3.0,
                                    'there')
     assert options.domain_id == 42 and not options.respawn
     assert all(len(field.metadata['description']) > 10 for field in fields(SimSettings))

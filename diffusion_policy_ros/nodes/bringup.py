@@ -52,6 +52,9 @@ class SimSettings:
                        'arms run side by side.'})
     video: bool = field(default=True, metadata={
         'description': 'Write a video of the run, with the predicted chunks drawn into it.'})
+    wait_limit_s: float = field(default=30.0, metadata={
+        'description': 'Wall-clock limit in seconds of a wait for a node, a policy that was '
+                       'killed for example; then the run ends and names the missing topic.'})
     out: str = field(default='', metadata={
         'description': 'Folder for what the run writes; empty for out/sim/<time>.'})
 
@@ -63,6 +66,8 @@ class SimSettings:
         if self.episodes < 0 or not 0 <= self.real_time_factor <= 1000:
             raise ValueError(f'episodes is {self.episodes} and real_time_factor '
                              f'{self.real_time_factor}, expected at least 0 and 0 to 1000')
+        if not self.wait_limit_s > 0:
+            raise ValueError(f'wait_limit_s is {self.wait_limit_s}, expected more than 0')
         for seed in (self.seed, self.seed + max(0, self.episodes - 1)):
             check_evaluation_seed(seed)
 
@@ -111,7 +116,8 @@ def metaworld_nodes(settings: SimSettings) -> list[NodeSpec]:
     nodes = {
         'metaworld_bridge': ('metaworld_bridge_node', {
             'task': settings.task, 'seed': settings.seed, 'mode': settings.mode,
-            'real_time_factor': factor, 'autostart': settings.episodes == 0,
+            'real_time_factor': factor, 'wait_limit_s': settings.wait_limit_s,
+            'autostart': settings.episodes == 0,
             'view_camera': VIEW_CAMERA if settings.video and settings.episodes else '',
             **_pictures(config)}),
         'chunk_executor': ('chunk_executor_node', {
@@ -124,7 +130,8 @@ def metaworld_nodes(settings: SimSettings) -> list[NodeSpec]:
         nodes['sim_runner'] = ('sim_runner', {
             'checkpoint': str(checkpoint), 'task': settings.task, 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'episodes': settings.episodes,
-            'seed': settings.seed, 'video': settings.video, 'out': settings.out})
+            'seed': settings.seed, 'video': settings.video, 'out': settings.out,
+            'wait_limit_s': settings.wait_limit_s})
     return [_spec(name, module, settings.namespace, parameters)
             for name, (module, parameters) in nodes.items()]
 

@@ -236,7 +236,8 @@ class SimRunner(SelfSpinning):
         return ('ee_trajectory', 'policy') if self._policy else ('teleop_pose', 'expert')
 
     def _silent(self, topic: str, node: str) -> str:
-        state = 'is there, but silent' if self.count_publishers(topic) else 'is gone'
+        # DDS takes some 20 s to notice that a killed process is gone.
+        state = 'does not answer' if self.count_publishers(topic) else 'is gone'
         return (f'nothing on {topic} for the tick at {self._watch.newest_ns / NS_PER_S:.4f} s '
                 f'within {self._config.wait_limit_s:g} s: {node} {state}')
 
