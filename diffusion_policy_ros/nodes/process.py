@@ -18,7 +18,8 @@ from diffusion_policy_ros.nodes.bringup import NodeSpec
 
 CHILD = 'diffusion_policy_ros.nodes.child'
 # '[WARN] [1700000000.123456789] [policy]: ee_pose refused: ...'
-WARNING = re.compile(r'^\[(?:WARN|ERROR|FATAL)\] \[[\d.]+\] \[(?P<node>[^\]]+)\]: (?P<text>.*)$')
+WARNING = re.compile(r'^\[(?:WARN|ERROR|FATAL)\] \[[\d.]+\] \[(?P<node>[^\]]+)\]: (?P<text>.*?)'
+                     r'(?: \(\d+ times so far\))?$')
 TAIL = 4096  # bytes of a log that its last line is looked for in
 
 
@@ -39,6 +40,7 @@ class NodeProcess:
     def __init__(self, spec: NodeSpec, folder: Path, environment: Mapping[str, str],
                  own_terminal: bool = False) -> None:
         self.spec, self.given_up = spec, False
+        self._said: set[str] = set()
         self.log_path = folder / f'{spec.executable}.log'
         parameters = folder / f'{spec.executable}.yaml'
         parameters.write_text(yaml.safe_dump({'/**': {'ros__parameters': spec.parameters}}))
@@ -81,12 +83,13 @@ class NodeProcess:
                 self._process.send_signal(number)
 
     def pass_on_warnings(self) -> None:
-        """Print the warnings and errors that came to its log since the last time."""
+        """Print the warnings and errors that are new in its log, each text once."""
         with self.log_path.open('rb') as log:
             log.seek(self._read)
             while (line := log.readline()).endswith(b'\n'):
                 self._read = log.tell()
                 match = WARNING.match(line.decode(errors='replace').rstrip())
-                if match:
+                if match and match['text'] not in self._said:
+                    self._said.add(match['text'])
                     clear = '\r\x1b[K' if sys.stderr.isatty() else ''
                     print(f'{clear}{match["node"]}: {match["text"]}', file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-SLOWEST, FASTEST = 1 / 64, 16.0
+SLOWEST, FASTEST = 1 / 32, 16.0  # slower, and a tick takes as long as ee_pose may be silent
 RESOLUTION = 1.1  # the answer is at most this much too small
 
 

@@ -171,6 +171,8 @@ class SimRunner(SelfSpinning):
     def _choose_factor(self) -> None:
         factor = self._config.real_time_factor
         if not factor:
+            say('looking for the largest real-time factor that this machine holds; meanwhile the '
+                'arm may starve and hold')
             factor = largest_factor(self._holds)
             if factor is None:
                 raise TimeoutError('no real-time factor is held: the policy is too slow for '
