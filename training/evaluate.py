@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0, help='first environment seed')
     parser.add_argument('--noise-seed', type=int, default=0, help='seed of the denoising noise')
     parser.add_argument('--workers', type=int, default=2, help='parallel environments')
-    parser.add_argument('--threads', type=int, default=2, help='PyTorch threads')
+    parser.add_argument('--threads', type=int, default=1, help='PyTorch threads')
     parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
                         help='time over which a chunk replaces the one before it')
     options = parser.parse_args(arguments)

@@ -51,8 +51,9 @@ class PolicyNodeConfig:
         'description': "Put before the arm's base_frame, for a second arm of the same kind."})
     device: str = field(default='cpu', metadata={
         'description': 'Where the network runs, as PyTorch names it: cpu, cuda, cuda:1.'})
-    n_threads: int = field(default=0, metadata={
-        'description': "CPU threads of the network; 0 for PyTorch's own choice.", 'min': 0})
+    n_threads: int = field(default=1, metadata={
+        'description': "CPU threads of the network; 0 for PyTorch's own choice. One is best for a "
+                       'small network, and leaves the other cores to the rest.', 'min': 0})
     seed: int = field(default=0, metadata={
         'description': "Seed of the noise; taken at the next episode's start.", 'min': 0,
         'read_only': False})

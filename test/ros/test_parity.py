@@ -30,10 +30,7 @@ def test_same_targets_and_success_as_without_ros(
         out=str(tmp_path / 'run')))
     processes = {}
     for spec in nodes:
-        parameters = dict(spec.parameters)
-        if spec.executable == 'policy':
-            parameters['n_threads'] = 1
-        processes[spec.executable] = start(spec.module, spec.executable, parameters)
+        processes[spec.executable] = start(spec.module, spec.executable, spec.parameters)
     probe.wait(lambda: processes['sim_runner'].exit_code is not None, "the run's end", 180)
     assert processes['sim_runner'].exit_code == 0
     summary = json.loads((tmp_path / 'run/summary.json').read_text())
