@@ -72,7 +72,7 @@ class BridgeOutput:
     The bridge's publishers.
 
     What costs time and nobody listens to is left out: camera_info, sim_state, the view. `ee_pose`
-    is the last of a tick's messages, since the executor answers it.
+    is the last of an observation's messages, since the executor answers it.
     """
 
     def __init__(self, node: Node, config: OutputConfig, arm: ArmConfig) -> None:
@@ -97,16 +97,14 @@ class BridgeOutput:
         self._geometries: dict[str, CameraGeometry] = {}
         self._task = ''
         self._last: Tick | None = None
-        self._messages: list[tuple[Any, Any]] = []
         self._succeeded = False
 
     def publish(self, tick: Tick, arm: MetaWorldArm) -> None:
-        """Publish one tick; the same one again sends the same messages again."""
+        """Publish one tick; the same one again is for those who were not there the first time."""
         if tick is not self._last:
             self._last = tick
             self._say_outcome(tick)
-            self._messages = list(self._convert(tick, arm))
-        for publisher, message in self._messages:
+        for publisher, message in self._convert(tick, arm):
             publisher.publish(message)
 
     def _say_outcome(self, tick: Tick) -> None:
@@ -122,11 +120,13 @@ class BridgeOutput:
             self._truncated.publish(Bool(data=True))
 
     def _convert(self, tick: Tick, arm: MetaWorldArm) -> Iterator[tuple[Any, Any]]:
+        if not tick.last:
+            yield from self._observation(tick, arm)
+        if self._clock is not None:  # no step waits for it
+            yield self._clock, Clock(clock=to_stamp(tick.stamp_ns))
+
+    def _observation(self, tick: Tick, arm: MetaWorldArm) -> Iterator[tuple[Any, Any]]:
         stamp_ns = tick.stamp_ns
-        if self._clock is not None:
-            yield self._clock, Clock(clock=to_stamp(stamp_ns))
-        if tick.last:
-            return
         pose = tick.observation[EE_POSE]
         yield self._gripper, gripper_state_message(float(tick.observation[GRIPPER][0]), stamp_ns)
         if tick.image_fresh:
