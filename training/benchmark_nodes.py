@@ -67,6 +67,7 @@ def _watch_memory(supervisor: subprocess.Popen, memory: list[float]) -> None:
 def without_ros(checkpoint: Path, task: str, seeds: range) -> float:
     """Run the same episodes by evaluate.py's loop at batch 1; return the seconds of all."""
     policy = load_checkpoint(checkpoint)
+    torch.set_num_threads(1)  # as the policy node
     predict = evaluate.TimedPolicy(policy, seed=0)
     marks = [0.0]
 
