@@ -831,6 +831,17 @@ def test_lockstep_waits_for_the_chunk_and_answers_each_tick_once():
     assert [c.stamp_ns for c in robot.sent] == [100 * S + TICK * (i + 1) for i in range(12)]
 
 
+def test_lockstep_takes_no_notice_of_a_chunk_that_is_sent_again():
+    robot = Lockstep()
+    robot.tick()
+    first = lockstep_chunk(robot.now)
+    robot.answer(first)
+    assert robot.answer(lockstep_chunk(robot.now, HOME + 0.1)) == (None, robot.executor.status, None)
+    command, _ = robot.tick()
+    np.testing.assert_array_equal(command.position, HOME)
+    assert not robot.executor.refused
+
+
 def test_lockstep_answers_nothing_from_a_chunk_that_is_used_up():
     robot = Lockstep()
     robot.tick()

@@ -57,8 +57,10 @@ class Loop:
         self.posted = queue.Queue()
         self.worker = Worker(self.posted.put)
         self.chunks, self.errors = [], []
+        self.again = []
         self.predictor = Predictor(
-            policy, self.worker, lambda chunk, ms: self.chunks.append(chunk), self.errors.append)
+            policy, self.worker, lambda chunk, ms: self.chunks.append(chunk), self.errors.append,
+            self.again.append)
         self.predictor.reset(seed=7)
         policy.gate.set()
 
@@ -99,6 +101,20 @@ def test_a_chunk_is_made_when_one_is_due(loop):
             loop.run_posted()
     assert loop.stamps == [NS_PER_S + tick * DT_NS for tick in (0, 4, 8)]
     assert loop.predictor.missed == 0 and loop.worker.dropped == 0
+
+
+def test_a_chunk_is_sent_again_while_its_observation_is_shown_again(loop):
+    loop.observe(NS_PER_S)
+    loop.observe(NS_PER_S)
+    assert loop.again == []  # it is still being made
+    loop.run_posted()
+    for repeats in (1, 2):
+        loop.observe(NS_PER_S)
+        assert loop.again == [loop.chunks[0]] * repeats
+    loop.observe(NS_PER_S + DT_NS)
+    loop.predictor.reset(seed=7)
+    loop.observe(NS_PER_S)
+    assert len(loop.again) == 2
 
 
 def test_nothing_is_due_before_every_stream_is_here(loop):

@@ -94,6 +94,8 @@ class Plan:
             frame_id: frame of the measured pose, None where there is none yet.
             follow: whether the present chunk is being followed, so that the new one is blended in.
         """
+        if self._period_ns and chunk.stamp_ns == self._newest_ns:
+            return None  # in lockstep a chunk is sent again until it is answered
         problem = self._problem(chunk, now_ns, frame_id)
         if problem is not None:
             self.refuse(chunk.stamp_ns)

@@ -149,7 +149,8 @@ class PolicyNode(LifecycleNode):
         self._checkpoint = f'{settings.checkpoint} sha256 {checkpoint_hash(folder)[:12]}'
         config = policy.config
         check_arm(config, self._arm)
-        self._predictor = Predictor(policy, self._worker, self._publish, self._refuse)
+        self._predictor = Predictor(policy, self._worker, self._publish, self._refuse,
+                                    self._send if settings.lockstep else None)
         self._warm_up_ms = self._worker.call(lambda: warm_up(policy))
         self._say_latency(config, settings.lockstep)
         self._subscribe(config, settings)
@@ -200,15 +201,18 @@ class PolicyNode(LifecycleNode):
 
     # Chunks
 
-    def _publish(self, chunk: Chunk, milliseconds: float) -> None:
-        try:
-            motion, gripper = messages.chunk_messages(chunk)
-        except ValueError as error:
-            self._refuse(error)
-            return
+    def _send(self, chunk: Chunk) -> None:
+        motion, gripper = messages.chunk_messages(chunk)
         if gripper is not None:
             self._gripper.publish(gripper)
         self._motion.publish(motion)
+
+    def _publish(self, chunk: Chunk, milliseconds: float) -> None:
+        try:
+            self._send(chunk)
+        except ValueError as error:
+            self._refuse(error)
+            return
         self._n_chunks += 1
         self._latencies.add(milliseconds)
         self._ages.add(1e-6 * (self.get_clock().now().nanoseconds - chunk.stamp_ns))

@@ -28,6 +28,8 @@ class Predictor:
         worker: that it predicts in.
         publish: takes a chunk and the milliseconds that it took.
         refuse: takes what a prediction raised.
+        again: takes a published chunk whose observation is shown once more, as a lockstep tick is
+            to which no answer came: the chunk may have been sent before its readers were found.
 
     Attributes:
         not_ready: why there is no window now, or ''.
@@ -35,13 +37,15 @@ class Predictor:
 
     def __init__(self, policy: DiffusionPolicy, worker: Worker,
                  publish: Callable[[Chunk, float], None],
-                 refuse: Callable[[Exception], None]) -> None:
+                 refuse: Callable[[Exception], None],
+                 again: Callable[[Chunk], None] | None = None) -> None:
         config = policy.config
         self._policy, self._worker = policy, worker
-        self._publish, self._refuse = publish, refuse
+        self._publish, self._refuse, self._again = publish, refuse, again
         self._horizon = Horizon(config.streams, config.n_obs_steps, config.dt_ns)
         self._schedule = ChunkSchedule(config.chunk_period_ns)
         self._first_ns: int | None = None
+        self._last: Chunk | None = None
         self.seed = 0
         self.not_ready = ''
 
@@ -58,6 +62,11 @@ class Predictor:
 
     def push(self, observation: Observation) -> None:
         """Take an observation, and start an inference where a chunk is due."""
+        last = self._last
+        if (self._again is not None and last is not None
+                and observation.stamp_ns == last.stamp_ns
+                and observation.stream == self._policy.config.streams[0]):
+            self._again(last)
         self._horizon.push(observation)
         self._predict_if_due()
 
@@ -75,6 +84,7 @@ class Predictor:
                                 self._done, self._refuse)
 
     def _done(self, chunk: Chunk, milliseconds: float) -> None:
+        self._last = chunk
         self._publish(chunk, milliseconds)
         self._predict_if_due()
 
@@ -82,6 +92,7 @@ class Predictor:
         self._worker.drop()
         self._schedule.reset()
         self._first_ns = first_ns
+        self._last = None
 
 
 def warm_up(policy: DiffusionPolicy) -> float:
