@@ -834,9 +834,9 @@ def test_lockstep_waits_for_the_chunk_and_answers_each_tick_once():
 def test_lockstep_takes_no_notice_of_a_chunk_that_is_sent_again():
     robot = Lockstep()
     robot.tick()
-    first = lockstep_chunk(robot.now)
-    robot.answer(first)
-    assert robot.answer(lockstep_chunk(robot.now, HOME + 0.1)) == (None, robot.executor.status, None)
+    robot.answer(lockstep_chunk(robot.now))
+    again, _, problem = robot.answer(lockstep_chunk(robot.now, HOME + 0.1))
+    assert again is None and problem is None
     command, _ = robot.tick()
     np.testing.assert_array_equal(command.position, HOME)
     assert not robot.executor.refused
