@@ -260,13 +260,18 @@ class ChunkSchedule:
         self._last_ns = 0
         self._multiple = -1
 
+    def pending(self, t_ns: int, first_ns: int) -> bool:
+        """Return what `due` would, without taking it."""
+        return (first_ns != self._first_ns or t_ns < self._last_ns
+                or (t_ns - first_ns) // self._period_ns > self._multiple)
+
     def due(self, t_ns: int, first_ns: int) -> bool:
         """Return whether a chunk is due at t; true once a multiple. An earlier t begins anew."""
+        if not self.pending(t_ns, first_ns):
+            return False
         if first_ns != self._first_ns or t_ns < self._last_ns:
             self.reset()
         multiple = (t_ns - first_ns) // self._period_ns
-        if multiple <= self._multiple:
-            return False
         if self._first_ns is not None:
             self.missed += multiple - self._multiple - 1
         self._first_ns, self._last_ns, self._multiple = first_ns, t_ns, multiple

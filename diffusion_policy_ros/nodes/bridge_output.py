@@ -72,7 +72,7 @@ class BridgeOutput:
     The bridge's publishers.
 
     What costs time and nobody listens to is left out: camera_info, sim_state, the view. `ee_pose`
-    is the last of an observation's messages, since the executor answers it.
+    comes first, so that the executor answers while the rest is sent.
     """
 
     def __init__(self, node: Node, config: OutputConfig, arm: ArmConfig) -> None:
@@ -128,18 +128,18 @@ class BridgeOutput:
     def _observation(self, tick: Tick, arm: MetaWorldArm) -> Iterator[tuple[Any, Any]]:
         stamp_ns = tick.stamp_ns
         pose = tick.observation[EE_POSE]
+        yield self._pose, pose_message(pose[:3], pose[3:], stamp_ns, self.base_frame)
+        if self._sim_state.get_subscription_count():
+            yield self._sim_state, floats_message(np.append(stamp_ns, tick.sim_state))
         yield self._gripper, gripper_state_message(float(tick.observation[GRIPPER][0]), stamp_ns)
         if tick.image_fresh:
             yield from self._pictures(tick, arm)
-        if self._view is not None and self._view.get_subscription_count() and (
-                tick.number % self._config.view_every == 0):
+        if (self._view is not None and tick.number % self._config.view_every == 0
+                and self._view.get_subscription_count()):
             size = self._config.view_size
             yield self._view, image_message(
                 arm.image(self._config.view_camera, size, size), stamp_ns,
                 self._optical_frame(self._config.view_camera))
-        if self._sim_state.get_subscription_count():
-            yield self._sim_state, floats_message(np.append(stamp_ns, tick.sim_state))
-        yield self._pose, pose_message(pose[:3], pose[3:], stamp_ns, self.base_frame)
 
     def _pictures(self, tick: Tick, arm: MetaWorldArm) -> Iterator[tuple[Any, Any]]:
         config = self._config

@@ -112,7 +112,7 @@ def metaworld_nodes(settings: SimSettings) -> list[NodeSpec]:
     settings = replace(settings, task=check_task(settings.task or config.task))
     lockstep = settings.mode == 'lockstep'
     factor = settings.real_time_factor or 1.0
-    common = {'use_sim_time': True}
+    common = {'use_sim_time': not lockstep}
     nodes = {
         'metaworld_bridge': ('metaworld_bridge_node', {
             'task': settings.task, 'seed': settings.seed, 'mode': settings.mode,

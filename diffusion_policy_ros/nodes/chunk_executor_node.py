@@ -33,6 +33,8 @@ from diffusion_policy_ros.nodes.target_output import TargetOutput
 FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.TRACKING, Status.TELEOP)
 SILENCE_NS = NS_PER_S // 5
 """A node that ends, and has sent nothing for so long, has nothing to send."""
+RIVALS_EVERY_NS = NS_PER_S // 20
+"""How often the graph is asked for a second publisher."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class ChunkExecutorNode(Node):
         self._lockstep, self._tick_ns = config.lockstep, 0
         self._status = self._core.status
         self._halted, self._rivals = False, []
+        self._looked_ns = 0  # steady clock
         self._last: Command | None = None
         self._ending = self._at_rest = False
         self._sent_ns = 0  # steady clock
@@ -160,6 +163,10 @@ class ChunkExecutorNode(Node):
         self._note(status)
 
     def _look_for_rivals(self) -> None:
+        steady_ns = time.monotonic_ns()
+        if steady_ns - self._looked_ns < RIVALS_EVERY_NS:
+            return
+        self._looked_ns = steady_ns
         rivals = self._output.rivals()
         if rivals and not self._rivals:
             self._core.halt()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+import math
 
 from builtin_interfaces.msg import Duration, Time
 import cv2
@@ -160,14 +161,15 @@ def camera_info_message(
 # Poses and grippers
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:
-    if not np.all(np.isfinite(values)):
+    # A few numbers, a hundred times a second: a tenth of np.isfinite's time.
+    if not all(map(math.isfinite, values.ravel().tolist())):
         raise ValueError(f'{name}: {values.tolist()} has NaN or infinity, expected numbers')
     return values
 
 
 def _unit(quaternion: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(_finite('quaternion', quaternion), axis=-1)
-    if np.any(np.abs(norm - 1.0) > QUATERNION_TOLERANCE):
+    norm = np.sqrt(np.einsum('...i,...i', *2 * [_finite('quaternion', quaternion)]))
+    if np.max(abs(norm - 1.0)) > QUATERNION_TOLERANCE:
         raise ValueError(f'quaternion: {quaternion.tolist()} has length {np.round(norm, 4)}, '
                          'expected 1')
     return quaternion
@@ -202,8 +204,9 @@ def pose_message(
     x, y, z = _finite('position', np.asarray(position, float)).tolist()
     qx, qy, qz, qw = _unit(np.asarray(quaternion, float)).tolist()
     msg = PoseStamped(header=to_header(stamp_ns, frame_id))
-    msg.pose.position = Point(x=x, y=y, z=z)
-    msg.pose.orientation = Quaternion(x=qx, y=qy, z=qz, w=qw)
+    at, turned = msg.pose.position, msg.pose.orientation
+    at.x, at.y, at.z = x, y, z
+    turned.x, turned.y, turned.z, turned.w = qx, qy, qz, qw
     return msg
 
 

@@ -30,9 +30,6 @@ class Predictor:
         refuse: takes what a prediction raised.
         again: takes a published chunk whose observation is shown once more, as a lockstep tick is
             to which no answer came: the chunk may have been sent before its readers were found.
-
-    Attributes:
-        not_ready: why there is no window now, or ''.
     """
 
     def __init__(self, policy: DiffusionPolicy, worker: Worker,
@@ -47,12 +44,17 @@ class Predictor:
         self._first_ns: int | None = None
         self._last: Chunk | None = None
         self.seed = 0
-        self.not_ready = ''
 
     @property
     def missed(self) -> int:
         """Chunks that were due while an inference ran or no window was there."""
         return self._schedule.missed
+
+    @property
+    def not_ready(self) -> str:
+        """Why there is no window now, or ''."""
+        window = self._horizon.window()
+        return window.reason if isinstance(window, NotReady) else ''
 
     def reset(self, seed: int) -> None:
         """Begin an episode: forget what was seen, and what is in flight."""
@@ -74,11 +76,10 @@ class Predictor:
         t_ns, first_ns = self._horizon.stamp_ns, self._horizon.episode_start_ns
         if first_ns != self._first_ns:
             self._begin_episode(first_ns)
-        if self._worker.busy:
+        if t_ns is None or self._worker.busy or not self._schedule.pending(t_ns, first_ns):
             return
         window = self._horizon.window()
-        self.not_ready = window.reason if isinstance(window, NotReady) else ''
-        if not self.not_ready and self._schedule.due(t_ns, first_ns):
+        if not isinstance(window, NotReady) and self._schedule.due(t_ns, first_ns):
             noise = episode_noise(self.seed, t_ns - first_ns, self._policy.noise_shape)
             self._worker.submit(lambda: self._policy.predict([window], noise[None])[0],
                                 self._done, self._refuse)

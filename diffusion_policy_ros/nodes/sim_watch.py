@@ -22,7 +22,7 @@ from diffusion_policy_ros.nodes.qos import RELIABLE
 from diffusion_policy_ros.nodes.sim_video import Frame
 from diffusion_policy_ros.sim.tasks import STEP_NS
 
-KEPT_PICTURES = 8
+KEPT = 32  # poses and pictures, of each topic
 
 
 class Watch:
@@ -70,6 +70,7 @@ class Watch:
         self.chunk_ages_ns: list[int] = []
         self.frames: list[Frame] = []
         self._arrival_ns: dict[int, int] = {}
+        self._poses: dict[int, np.ndarray] = {}
         self._pictures: dict[str, dict[int, np.ndarray]] = {name: {} for name in self._cameras}
 
     @property
@@ -101,8 +102,10 @@ class Watch:
         self.first_ns = self.first_ns or stamp_ns
         self.newest_ns, self.newest_steady_ns = stamp_ns, time.monotonic_ns()
         self._arrival_ns[stamp_ns] = self.newest_steady_ns
-        if self._cameras and stamp_ns in self._pictures[self._cameras[-1]]:
-            self._add_frame(messages.pose_observation(msg).value, stamp_ns)
+        if self._cameras:
+            self._poses[stamp_ns] = messages.pose_observation(msg).value
+            self._forget_oldest(self._poses)
+            self._add_frame(stamp_ns)
 
     def _on_chunk(self, msg: MultiDOFJointTrajectory) -> None:
         chunk = messages.motion_half(msg)
@@ -114,10 +117,16 @@ class Watch:
             self.chunk_ages_ns.append(self.newest_ns - chunk.stamp_ns)
 
     def _on_picture(self, camera: str, msg: Image) -> None:
-        pictures = self._pictures[camera]
-        pictures[messages.stamp_ns(msg.header)] = messages.image_pixels(msg)
-        while len(pictures) > KEPT_PICTURES:
-            del pictures[min(pictures)]
+        stamp_ns = messages.stamp_ns(msg.header)
+        self._pictures[camera][stamp_ns] = messages.image_pixels(msg)
+        self._forget_oldest(self._pictures[camera])
+        if camera == self._cameras[-1]:
+            self._add_frame(stamp_ns)
+
+    @staticmethod
+    def _forget_oldest(by_stamp: dict[int, np.ndarray]) -> None:
+        while len(by_stamp) > KEPT:
+            del by_stamp[min(by_stamp)]
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
@@ -128,8 +137,12 @@ class Watch:
     def _executor_name(self) -> str:
         return f'{self._node.get_namespace().rstrip("/")}/chunk_executor'
 
-    def _add_frame(self, ee_pose: np.ndarray, stamp_ns: int) -> None:
-        """Put the pictures of the outside view's time together; cameras may be slower."""
+    def _add_frame(self, stamp_ns: int) -> None:
+        """Put pose and pictures of the outside view's time together; cameras may be slower."""
+        ee_pose = self._poses.get(stamp_ns)
+        if (ee_pose is None or stamp_ns not in self._pictures[self._cameras[-1]]
+                or self.frames and self.frames[-1].stamp_ns >= stamp_ns):
+            return
         shown = {}
         for camera, pictures in self._pictures.items():
             stamps = [stamp for stamp in pictures if self.first_ns <= stamp <= stamp_ns]

@@ -19,6 +19,7 @@ from diffusion_policy_ros.sim.rollout import EPISODE_GAP_NS, FIRST_STAMP_NS
 from diffusion_policy_ros.sim.tasks import STEP_NS
 
 REPEAT_NS = NS_PER_S  # a node that came back in mid-episode sees the tick that is waited for
+FIRST_REPEAT_NS = NS_PER_S // 4  # at a run's start one that was not yet found by DDS
 CATCH_UP_NS = NS_PER_S // 10  # further behind than this, lost time is given up
 OPEN = -1.0  # effort before the first target: MetaWorld's reset leaves the fingers open
 
@@ -85,8 +86,8 @@ class ArmLoop(threading.Thread):
 
     Args:
         make_arm: builds a task's arm; called in the thread.
-        publish: takes each tick, in the thread; in lockstep the same one again each second of
-            waiting.
+        publish: takes each tick, in the thread; in lockstep the same one again after 0.25 s of
+            waiting, and each second from then on.
         gave_up: takes the reason, in one line, when an episode ends early; in the thread.
         lockstep: the mode.
         real_time_factor: sim seconds a wall second, outside lockstep.
@@ -214,7 +215,7 @@ class ArmLoop(threading.Thread):
         self._publish(tick, self._arm)
         self._waiting_ns = now_ns = time.monotonic_ns()
         if self._lockstep:
-            self._due_ns = now_ns + min(REPEAT_NS, self._wait_limit_ns)
+            self._due_ns = now_ns + min(FIRST_REPEAT_NS, self._wait_limit_ns)
             return
         self._due_ns += round(STEP_NS / self.real_time_factor)
         if now_ns - self._due_ns > CATCH_UP_NS:
