@@ -128,7 +128,7 @@ def test_hash_is_of_both_files(folder, tmp_path):
     assert checkpoint_hash(tmp_path / 'same') == first
     edit_config(folder, lambda values: values['provenance'].update(steps=4))
     second = checkpoint_hash(folder)
-    edit_tensors(folder, lambda tensors: tensors['unet.out.bias'].add_(1))
+    edit_tensors(folder, lambda tensors: tensors['network.out.bias'].add_(1))
     assert len({first, second, checkpoint_hash(folder)}) == 3
     (folder / 'model.safetensors').unlink()
     with pytest.raises(ValueError, match='model.safetensors: No such file'):
@@ -146,8 +146,8 @@ def test_missing_file(folder, name):
 
 
 def test_missing_tensor(folder):
-    edit_tensors(folder, lambda tensors: tensors.pop('unet.out.bias'))
-    refused(folder, 'model.safetensors', 'unet.out.bias is missing', '0 more')
+    edit_tensors(folder, lambda tensors: tensors.pop('network.out.bias'))
+    refused(folder, 'model.safetensors', 'network.out.bias is missing', '0 more')
 
 
 def test_unexpected_tensor(folder):
@@ -156,12 +156,12 @@ def test_unexpected_tensor(folder):
 
 
 def test_wrong_shape(folder):
-    edit_tensors(folder, lambda tensors: tensors.update({'unet.out.bias': torch.zeros(7)}))
-    refused(folder, 'unet.out.bias has shape (7,)', 'expected (4,)')
+    edit_tensors(folder, lambda tensors: tensors.update({'network.out.bias': torch.zeros(7)}))
+    refused(folder, 'network.out.bias has shape (7,)', 'expected (4,)')
 
 
 @pytest.mark.parametrize('value', [torch.nan, torch.inf])
-@pytest.mark.parametrize('name', ['unet.out.bias', 'normalizer.action_min'])
+@pytest.mark.parametrize('name', ['network.out.bias', 'normalizer.action_min'])
 def test_not_finite(folder, name, value):
     edit_tensors(folder, lambda tensors: tensors[name][:1].fill_(value))
     refused(folder, f'{name} holds numbers that are not finite')
@@ -200,8 +200,8 @@ def test_config_that_is_no_yaml(folder):
 def test_weights_that_halves_cannot_hold_leave_the_last_checkpoint(folder, value):
     before = checkpoint_hash(folder)
     policy = make_policy(seed=1)
-    policy.unet.out.bias.data[0] = value
-    with pytest.raises(ValueError, match='unet.out.bias is not finite as torch.float16'):
+    policy.network.out.bias.data[0] = value
+    with pytest.raises(ValueError, match='network.out.bias is not finite as torch.float16'):
         save_checkpoint(folder, policy, EXTRA)
     assert checkpoint_hash(folder) == before
 
@@ -238,6 +238,6 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint_and_the_next_save_works
 def test_new_checkpoint_replaces_the_old(folder):
     policy = make_policy(seed=1)
     save_checkpoint(folder, policy, {'steps': 9})
-    torch.testing.assert_close(load_checkpoint(folder).unet.out.weight.data,
-                               policy.unet.out.weight.data.half().float())
+    torch.testing.assert_close(load_checkpoint(folder).network.out.weight.data,
+                               policy.network.out.weight.data.half().float())
     assert read_checkpoint_config(folder).provenance == {'steps': 9}

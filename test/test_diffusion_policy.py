@@ -81,8 +81,8 @@ def test_loss_by_hand():
     alpha_bar = torch.from_numpy(policy.alpha_bars).float()[timestep][:, None, None]
     noisy = add_noise(policy.normalizer.normalize('action', batch['action']), batch['noise'],
                       alpha_bar)
-    predicted = policy.unet(noisy, policy.unet.step_modulation(timestep)
-                            + policy.unet.condition_modulation(features.flatten(1)))
+    predicted = policy.network(noisy, policy.network.embed_step(timestep),
+                               policy.network.embed_condition(features))
     expected = (predicted - batch['noise']).square().mean()
     torch.testing.assert_close(policy.loss(batch), expected)
 
@@ -195,7 +195,7 @@ def test_training_and_prediction_share_one_function():
     """The network that the loss sees and the one in `predict` give the same noise."""
     policy, window = make_policy().train(), make_window(0)
     sampled = []
-    policy.unet.register_forward_hook(
+    policy.network.register_forward_hook(
         lambda module, inputs, output: sampled.append((*inputs, output)))
     policy.predict([window], make_noise(policy))
     images = {name: torch.from_numpy(window.streams[name]).movedim(-1, -3)[None]
@@ -203,10 +203,9 @@ def test_training_and_prediction_share_one_function():
     state = np.hstack([window.streams[EE_POSE][:, :3], window.streams[GRIPPER]])[None]
     condition = policy.condition(policy.encode(images), torch.from_numpy(state))
     assert len(sampled) == 4
-    for level, (sample, _, found) in zip([75, 50, 25, 0], sampled[:4], strict=True):
-        modulation = (policy.unet.step_modulation(torch.tensor([level]))
-                      + policy.unet.condition_modulation(condition))
-        trained = policy.unet(sample.clone(), modulation)
+    for level, (sample, _, _, found) in zip([75, 50, 25, 0], sampled[:4], strict=True):
+        trained = policy.network(sample.clone(), policy.network.embed_step(torch.tensor([level])),
+                                 policy.network.embed_condition(condition))
         assert trained.requires_grad
         torch.testing.assert_close(trained, found, atol=1e-5, rtol=1e-5)
 

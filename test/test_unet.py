@@ -14,17 +14,17 @@ from diffusion_policy_ros.policy.unet import (
     StepConv,
 )
 
-ACTION_DIM, CONDITION_DIM = 4, 30
+ACTION_DIM, CONDITION_DIM, N_OBS_STEPS = 4, 30, 2
 SMALL = UnetConfig(down_dims=(16, 32, 64), n_groups=8, diffusion_step_embed_dim=16)
 
 
 def unet(config=SMALL):
     torch.manual_seed(0)
-    return ConditionalUnet1d(ACTION_DIM, CONDITION_DIM, config)
+    return ConditionalUnet1d(ACTION_DIM, CONDITION_DIM // N_OBS_STEPS, N_OBS_STEPS, config)
 
 
 def noise_of(model, sample, timestep, condition):
-    return model(sample, model.step_modulation(timestep) + model.condition_modulation(condition))
+    return model(sample, model.embed_step(timestep), model.embed_condition(condition))
 
 
 def inputs(batch=3, horizon=8):
@@ -70,7 +70,7 @@ def test_parameter_count_by_hand():
 def test_order_of_blocks_and_skips():
     """Spell out Chi et al.'s network of three stages: only the two deeper skips are used."""
     model, (sample, timestep, condition) = unet(), inputs()
-    modulation = model.step_modulation(timestep) + model.condition_modulation(condition)
+    modulation = model.embed_step(timestep) + model.embed_condition(condition)
     film, start = [], 0
     for n in model.film_widths:
         film.append(modulation[:, start:start + 2 * n, None].chunk(2, dim=1))
@@ -85,7 +85,7 @@ def test_order_of_blocks_and_skips():
     x = model.grow[0](model.up[0][1](model.up[0][0](x, *film[8]), *film[9]))            # 4 steps
     x = torch.cat([x, second], dim=1)
     x = model.grow[1](model.up[1][1](model.up[1][0](x, *film[10]), *film[11]))          # 8 steps
-    torch.testing.assert_close(model(sample, modulation), model.out(model.last(x)).transpose(1, 2))
+    torch.testing.assert_close(model(sample, modulation, torch.zeros_like(modulation)), model.out(model.last(x)).transpose(1, 2))
 
 
 def test_film_scales_and_shifts_after_the_first_convolution():
@@ -117,7 +117,7 @@ def test_the_two_halves_are_one_linear_map_of_both():
     embedded = model.step_mlp(sinusoidal_embedding(timestep, model.step_dim))
     whole = model.film(functional.mish(torch.cat([embedded, condition], dim=1)))
     torch.testing.assert_close(
-        model.step_modulation(timestep) + model.condition_modulation(condition), whole)
+        model.embed_step(timestep) + model.embed_condition(condition), whole)
 
 
 @pytest.mark.parametrize('kernel_size', [3, 5, 7])

@@ -148,6 +148,41 @@ class UnetConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    """
+    Time-series diffusion transformer (Chi et al. 2023, section III-A).
+
+    Attributes:
+        n_layers: blocks.
+        n_heads: attention heads of each.
+        embed_dim: width of a token.
+        p_drop_embed: dropout of the tokens.
+        p_drop_attn: dropout of attention weights and of each sublayer's output.
+        causal: a step of the chunk sees no later one.
+        conditioning: `cross_attention` to the observation, the paper's, or `adaln_zero`.
+    """
+
+    n_layers: int = 8
+    n_heads: int = 4
+    embed_dim: int = 256
+    p_drop_embed: float = 0.0
+    p_drop_attn: float = 0.3
+    causal: bool = True
+    conditioning: str = 'cross_attention'
+
+    def __post_init__(self) -> None:
+        _positive(n_layers=self.n_layers, n_heads=self.n_heads, embed_dim=self.embed_dim)
+        _one_of('transformer.conditioning', self.conditioning, ('cross_attention', 'adaln_zero'))
+        for name in ('p_drop_embed', 'p_drop_attn'):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f'transformer.{name} is {getattr(self, name)}, expected at '
+                                 'least 0 and less than 1')
+        if self.embed_dim % (2 * self.n_heads):
+            raise ValueError(f'transformer.embed_dim is {self.embed_dim}, expected a multiple of '
+                             f'twice n_heads {self.n_heads}')
+
+
+@dataclass(frozen=True)
 class NoiseConfig:
     """Noise schedule of training, and the sampler in use."""
 
@@ -182,7 +217,7 @@ class PolicyConfig:
         horizon: Tp, predicted steps.
         n_action_steps: Ta, executed steps.
         dt_s: seconds between two steps, of observations and of actions alike.
-        network: `unet`.
+        network: `unet` or `transformer`.
         renderer: sim/'s picture settings that the images were made with; empty for hardware.
         task: what it was trained for, as a name.
     """
@@ -196,6 +231,7 @@ class PolicyConfig:
     network: str = 'unet'
     vision: VisionConfig = field(default_factory=VisionConfig)
     unet: UnetConfig = field(default_factory=UnetConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     renderer: str = ''
     task: str = ''
@@ -203,12 +239,12 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         _positive(n_obs_steps=self.n_obs_steps, horizon=self.horizon,
                   n_action_steps=self.n_action_steps, dt_s=self.dt_s)
-        _one_of('network', self.network, ('unet',))
+        _one_of('network', self.network, ('unet', 'transformer'))
         if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
             raise ValueError(f'n_obs_steps {self.n_obs_steps} - 1 + n_action_steps '
                              f'{self.n_action_steps} is more than horizon {self.horizon}')
         halvings = 2 ** (len(self.unet.down_dims) - 1)
-        if self.horizon % halvings:
+        if self.network == 'unet' and self.horizon % halvings:
             raise ValueError(f'horizon is {self.horizon}, expected a multiple of {halvings} for '
                              f'{len(self.unet.down_dims)} U-Net stages')
         for camera in self.observation.cameras:

@@ -24,6 +24,7 @@ from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
 from diffusion_policy_ros.policy.normalizer import Normalizer
 from diffusion_policy_ros.policy.samplers import all_levels, ddim, ddpm, leading_levels
+from diffusion_policy_ros.policy.transformer import DiffusionTransformer
 from diffusion_policy_ros.policy.unet import ConditionalUnet1d
 from diffusion_policy_ros.policy.vision import ImageEncoder
 
@@ -56,15 +57,20 @@ class DiffusionPolicy(nn.Module):
         self.encoders = nn.ModuleDict({camera.name: ImageEncoder(camera, config.vision)
                                        for camera in config.observation.cameras})
         feature_dim = sum(encoder.feature_dim for encoder in self.encoders.values())
-        self.unet = ConditionalUnet1d(
-            config.action.dim, config.n_obs_steps * (feature_dim + config.observation.state_dim),
-            config.unet)
+        condition_dim = feature_dim + config.observation.state_dim
+        if config.network == 'unet':
+            self.network = ConditionalUnet1d(
+                config.action.dim, condition_dim, config.n_obs_steps, config.unet)
+        else:
+            self.network = DiffusionTransformer(
+                config.action.dim, condition_dim, config.n_obs_steps, config.horizon,
+                config.transformer)
         self.alpha_bars = squaredcos_cap_v2(config.noise.num_train_timesteps)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.unet.film.weight.device
+        return self.normalizer.action_min.device
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -98,19 +104,19 @@ class DiffusionPolicy(nn.Module):
 
     def condition(self, features: torch.Tensor | None, state: torch.Tensor | None) -> torch.Tensor:
         """
-        Return the observation's vector.
+        Return the observation's vector of each step.
 
         Args:
             features: (..., To, F) from `encode`.
             state: (..., To, state_dim) in robot units.
 
         Returns:
-            (..., To * (F + state_dim)).
+            (..., To, F + state_dim).
         """
         parts = [] if features is None else [features]
         if self.config.observation.state:
             parts.append(self.normalizer.normalize('state', state))
-        return torch.cat(parts, dim=-1).flatten(-2)
+        return torch.cat(parts, dim=-1)
 
     def loss(self, batch: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor] | None]
              ) -> torch.Tensor:
@@ -142,9 +148,10 @@ class DiffusionPolicy(nn.Module):
         clean = self.normalizer.normalize('action', action).expand_as(noise)
         alpha_bar = torch.as_tensor(self.alpha_bars, dtype=torch.float32, device=clean.device)
         noisy = add_noise(clean, noise, alpha_bar[timestep][..., None, None])
-        modulation = (self.unet.step_modulation(timestep.flatten()).unflatten(0, timestep.shape)
-                      + self.unet.condition_modulation(condition))
-        predicted = self.unet(noisy.flatten(0, -3), modulation.flatten(0, -2))
+        step = self.network.embed_step(timestep.flatten())
+        observed = self.network.embed_condition(condition.flatten(0, -3))
+        draws = len(step) // len(observed)
+        predicted = self.network(noisy.flatten(0, -3), step, torch.cat([observed] * draws))
         return functional.mse_loss(predicted.float(), noise.flatten(0, -3))
 
     def draw(self, batch: Mapping, generator: torch.Generator, n_draws: int = 1) -> dict:
@@ -205,7 +212,7 @@ class DiffusionPolicy(nn.Module):
         Return normalised actions (B, Tp, Da).
 
         Args:
-            condition: (B, To * (F + state_dim)) from `condition`.
+            condition: (B, To, F + state_dim) from `condition`.
             noise: (B, n_draws, Tp, Da).
         """
         config = self.config.noise
@@ -214,11 +221,12 @@ class DiffusionPolicy(nn.Module):
         else:
             sampler, levels = ddim, leading_levels(config.num_train_timesteps,
                                                    config.num_inference_steps)
-        step_half = self.unet.step_modulation(torch.tensor(levels, device=condition.device))
-        observation_half = self.unet.condition_modulation(condition)
-        modulation = dict(zip(levels, step_half.unsqueeze(1) + observation_half, strict=True))
-        return sampler(lambda x, level: self.unet(x, modulation[level]), noise.transpose(0, 1),
-                       self.alpha_bars, levels, clip_sample=config.clip_sample)
+        steps = dict(zip(levels, self.network.embed_step(
+            torch.tensor(levels, device=condition.device)).split(1), strict=True))
+        observed = self.network.embed_condition(condition)
+        return sampler(lambda x, level: self.network(x, steps[level], observed),
+                       noise.transpose(0, 1), self.alpha_bars, levels,
+                       clip_sample=config.clip_sample)
 
     def _stacked(self, windows: Sequence[ObservationWindow], name: str) -> np.ndarray:
         cameras = {camera.name: (camera.height, camera.width, 3)

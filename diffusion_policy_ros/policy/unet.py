@@ -98,11 +98,13 @@ class ConditionalUnet1d(nn.Module):
 
     Args:
         action_dim: Da.
-        condition_dim: length of the observation's vector.
+        condition_dim: length of one observation step's vector.
+        n_obs_steps: To.
         config: widths and kernel.
     """
 
-    def __init__(self, action_dim: int, condition_dim: int, config: UnetConfig) -> None:
+    def __init__(self, action_dim: int, condition_dim: int, n_obs_steps: int,
+                 config: UnetConfig) -> None:
         super().__init__()
         self.step_dim = config.diffusion_step_embed_dim
         self.step_mlp = nn.Sequential(nn.Linear(self.step_dim, 4 * self.step_dim), nn.Mish(),
@@ -127,25 +129,28 @@ class ConditionalUnet1d(nn.Module):
                                   for n in widths[-2::-1])
         self.last = ConvBlock(widths[0], widths[0], config.kernel_size, config.n_groups)
         self.out = nn.Conv1d(widths[0], action_dim, 1)
-        self.film = nn.Linear(self.step_dim + condition_dim, 2 * sum(self.film_widths))
+        self.film = nn.Linear(self.step_dim + n_obs_steps * condition_dim,
+                              2 * sum(self.film_widths))
 
-    def step_modulation(self, timestep: torch.Tensor) -> torch.Tensor:
+    def embed_step(self, timestep: torch.Tensor) -> torch.Tensor:
         """Return the diffusion step's half of every block's FiLM, (N,) to (N, F)."""
         embedded = self.step_mlp(sinusoidal_embedding(timestep, self.step_dim))
         return functional.linear(functional.mish(embedded), self.film.weight[:, :self.step_dim])
 
-    def condition_modulation(self, condition: torch.Tensor) -> torch.Tensor:
-        """Return the observation's half of every block's FiLM, (N, condition_dim) to (N, F)."""
-        return functional.linear(functional.mish(condition), self.film.weight[:, self.step_dim:],
-                                 self.film.bias)
+    def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
+        """Return the observation's half of every block's FiLM, (N, To, condition_dim) to (N, F)."""
+        return functional.linear(functional.mish(condition.flatten(1)),
+                                 self.film.weight[:, self.step_dim:], self.film.bias)
 
-    def forward(self, sample: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+    def forward(self, sample: torch.Tensor, step: torch.Tensor,
+                condition: torch.Tensor) -> torch.Tensor:
         """
         Return the noise in a sample.
 
         Args:
             sample: (B, Tp, Da) noisy actions; Tp is a multiple of 2^(stages - 1).
-            modulation: (B, F), the sum of both halves.
+            step: (B, F) or (1, F), from `embed_step`.
+            condition: (B, F), from `embed_condition`.
 
         Raises:
             ValueError: Tp is no such multiple.
@@ -154,7 +159,7 @@ class ConditionalUnet1d(nn.Module):
         if sample.shape[1] % halvings:
             raise ValueError(f'U-Net: the horizon is {sample.shape[1]}, '
                              f'expected a multiple of {halvings}')
-        film = iter(modulation.unsqueeze(2).split([2 * n for n in self.film_widths], dim=1))
+        film = iter((step + condition).unsqueeze(2).split([2 * n for n in self.film_widths], dim=1))
 
         def run(blocks: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
             for block in blocks:

@@ -13,8 +13,7 @@ from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 from diffusion_policy_ros.sim import rendering  # before mujoco, see there
 from diffusion_policy_ros.sim.tasks import ACTION_SCALE, check_task, MAX_STEPS, STEP_NS
 
-from metaworld.env_dict import ENV_CLS_MAP  # noqa: I100
-import mujoco
+import mujoco  # noqa: I100
 
 __all__ = ['MetaWorldArm', 'STEP_NS']
 
@@ -181,6 +180,7 @@ class MetaWorldArm(gymnasium.Env):
 
 def _make_env(task: str) -> Any:
     """Return MetaWorld's environment with the goal observable and random, yet seeded, episodes."""
+    from metaworld.env_dict import ENV_CLS_MAP  # takes 0.7 s, in which the bridge can answer
     env = ENV_CLS_MAP[task]()
     env._partially_observable = False
     del env.sawyer_observation_space  # a cached property that depends on the line above

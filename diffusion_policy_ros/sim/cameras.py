@@ -15,8 +15,7 @@ import numpy as np
 from diffusion_policy_ros.sim.rendering import CAMERAS, check_camera, HAND_CAMERAS, ROLLED_CAMERAS
 from diffusion_policy_ros.sim.tasks import check_task
 
-from metaworld.env_dict import ENV_CLS_MAP  # noqa: I100  after rendering, see there
-import mujoco
+import mujoco  # noqa: I100  after rendering, see there
 
 # MuJoCo's camera looks along -z with y up; turned by 180 degrees about x it is an optical frame.
 _OPTICAL = np.diag([1.0, -1.0, -1.0])
@@ -120,4 +119,5 @@ def model_camera_geometry(model: mujoco.MjModel, camera: str) -> CameraGeometry:
 
 @lru_cache(maxsize=1)
 def _model(task: str) -> mujoco.MjModel:
+    from metaworld.env_dict import ENV_CLS_MAP  # slow, and the bridge does without
     return ENV_CLS_MAP[task]().model
