@@ -1,4 +1,4 @@
-"""The diffusion transformer against PyTorch's own decoder, counts by hand, and what may see what."""
+"""The diffusion transformer: PyTorch's own decoder, counts by hand, and what may see what."""
 
 from __future__ import annotations
 

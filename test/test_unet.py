@@ -85,7 +85,8 @@ def test_order_of_blocks_and_skips():
     x = model.grow[0](model.up[0][1](model.up[0][0](x, *film[8]), *film[9]))            # 4 steps
     x = torch.cat([x, second], dim=1)
     x = model.grow[1](model.up[1][1](model.up[1][0](x, *film[10]), *film[11]))          # 8 steps
-    torch.testing.assert_close(model(sample, modulation, torch.zeros_like(modulation)), model.out(model.last(x)).transpose(1, 2))
+    torch.testing.assert_close(model(sample, modulation, torch.zeros_like(modulation)),
+                               model.out(model.last(x)).transpose(1, 2))
 
 
 def test_film_scales_and_shifts_after_the_first_convolution():

@@ -138,7 +138,7 @@ class ConditionalUnet1d(nn.Module):
         return functional.linear(functional.mish(embedded), self.film.weight[:, :self.step_dim])
 
     def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
-        """Return the observation's half of every block's FiLM, (N, To, condition_dim) to (N, F)."""
+        """Return the observation's half of it, (N, To, condition_dim) to (N, F)."""
         return functional.linear(functional.mish(condition.flatten(1)),
                                  self.film.weight[:, self.step_dim:], self.film.bias)
 
@@ -159,7 +159,8 @@ class ConditionalUnet1d(nn.Module):
         if sample.shape[1] % halvings:
             raise ValueError(f'U-Net: the horizon is {sample.shape[1]}, '
                              f'expected a multiple of {halvings}')
-        film = iter((step + condition).unsqueeze(2).split([2 * n for n in self.film_widths], dim=1))
+        film = iter((step + condition).unsqueeze(2).split(
+            [2 * n for n in self.film_widths], dim=1))
 
         def run(blocks: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
             for block in blocks:
