@@ -29,10 +29,10 @@ def test_derived_numbers_of_the_paper():
 @pytest.mark.parametrize('state, target, streams', [
     (('ee_position', 'gripper'), 'relative', ('arm', 'ee_pose', 'gripper')),
     ((), 'relative', ('arm', 'ee_pose')),
-    ((), 'absolute', ('arm',)),
+    ((), 'absolute', ('arm', 'ee_pose')),
     (('gripper',), 'delta', ('arm', 'ee_pose', 'gripper')),
 ])
-def test_streams_are_what_state_and_target_need(state, target, streams):
+def test_streams_are_the_cameras_the_pose_and_what_the_state_needs(state, target, streams):
     assert config(observation=ObservationSpec((CAMERA,), state),
                   action=ActionSpec(target=target)).streams == streams
 

@@ -60,7 +60,7 @@ class Loop:
         self.again = []
         self.predictor = Predictor(
             policy, self.worker, lambda chunk, ms: self.chunks.append(chunk), self.errors.append,
-            self.again.append)
+            tolerance_ns=DT_NS * 3 // 2, again=self.again.append)
         self.predictor.reset(seed=7)
         policy.gate.set()
 
@@ -115,6 +115,14 @@ def test_a_chunk_is_sent_again_while_its_observation_is_shown_again(loop):
     loop.predictor.reset(seed=7)
     loop.observe(NS_PER_S)
     assert len(loop.again) == 2
+
+
+def test_a_late_frame_begins_no_episode(loop):
+    for tick in range(9):
+        loop.observe(NS_PER_S + tick * DT_NS + (DT_NS * 2 // 5 if tick == 5 else 0))
+        if loop.worker.busy:
+            loop.run_posted()
+    assert loop.stamps == [NS_PER_S + tick * DT_NS for tick in (0, 4, 8)]
 
 
 def test_nothing_is_due_before_every_stream_is_here(loop):

@@ -20,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_policy_ros.control.arm import load_arm
-from diffusion_policy_ros.datatypes import Chunk, EE_POSE, GRIPPER, Observation
+from diffusion_policy_ros.datatypes import Chunk, EE_POSE, GRIPPER, Observation, to_ns
 from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, Latencies, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
@@ -63,6 +63,12 @@ class PolicyNodeConfig:
     input_reliability: str = field(default='best_effort', metadata={
         'description': 'QoS of the subscriptions to cameras and arm; best_effort reads every '
                        'publisher.', 'choices': INPUT_RELIABILITY})
+    tolerance_s: float = field(default=0.0, metadata={
+        'description': 'Greatest age of a sample in its place of the observation window, and '
+                       'greatest gap in a stream; beyond it an episode begins anew. 0 is 1.5 '
+                       'steps of the policy: a late frame is forgiven, a lost one of a camera at '
+                       'its own rate is not.',
+        'unit': 's', 'min': 0.0, 'max': 1.0})
     image_transport: str = field(default='raw', metadata={
         'description': '<camera>/image_raw, or <camera>/image_raw/compressed.',
         'choices': ('raw', 'compressed')})
@@ -149,8 +155,10 @@ class PolicyNode(LifecycleNode):
         self._checkpoint = f'{settings.checkpoint} sha256 {checkpoint_hash(folder)[:12]}'
         config = policy.config
         check_arm(config, self._arm)
-        self._predictor = Predictor(policy, self._worker, self._publish, self._refuse,
-                                    self._send if settings.lockstep else None)
+        self._predictor = Predictor(
+            policy, self._worker, self._publish, self._refuse,
+            to_ns(settings.tolerance_s) or config.dt_ns * 3 // 2,
+            self._send if settings.lockstep else None)
         self._warm_up_ms = self._worker.call(lambda: warm_up(policy))
         self._say_latency(config, settings.lockstep)
         self._subscribe(config, settings)

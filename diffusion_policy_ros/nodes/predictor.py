@@ -28,18 +28,21 @@ class Predictor:
         worker: that it predicts in.
         publish: takes a chunk and the milliseconds that it took.
         refuse: takes what a prediction raised.
+        tolerance_ns: greatest age of a sample in its slot of the window, and greatest step between
+            two samples of a stream; None for dt.
         again: takes a published chunk whose observation is shown once more, as a lockstep tick is
             to which no answer came: the chunk may have been sent before its readers were found.
     """
 
     def __init__(self, policy: DiffusionPolicy, worker: Worker,
                  publish: Callable[[Chunk, float], None],
-                 refuse: Callable[[Exception], None],
+                 refuse: Callable[[Exception], None], tolerance_ns: int | None = None,
                  again: Callable[[Chunk], None] | None = None) -> None:
         config = policy.config
         self._policy, self._worker = policy, worker
         self._publish, self._refuse, self._again = publish, refuse, again
-        self._horizon = Horizon(config.streams, config.n_obs_steps, config.dt_ns)
+        self._horizon = Horizon(config.streams, config.n_obs_steps, config.dt_ns,
+                                tolerance_ns)
         self._schedule = ChunkSchedule(config.chunk_period_ns)
         self._first_ns: int | None = None
         self._last: Chunk | None = None

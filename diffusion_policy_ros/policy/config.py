@@ -274,9 +274,7 @@ class PolicyConfig:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Every stream that a window must hold: cameras first, then the state's."""
-        needed = {STATE_STREAM[part] for part in self.observation.state}
-        if self.action.target != 'absolute':
-            needed.add(EE_POSE)
+        """Every stream that a window must hold: cameras first; a chunk is in `EE_POSE`'s frame."""
+        needed = {EE_POSE, *(STATE_STREAM[part] for part in self.observation.state)}
         cameras = tuple(camera.name for camera in self.observation.cameras)
         return cameras + tuple(name for name in (EE_POSE, GRIPPER) if name in needed)

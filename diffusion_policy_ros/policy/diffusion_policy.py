@@ -203,8 +203,7 @@ class DiffusionPolicy(nn.Module):
                              f'expected {(len(windows), *self.noise_shape)}')
         sample = self.sample(self.condition(self.encode(images), state), noise.to(self.device))
         actions = self.normalizer.unnormalize('action', sample).cpu().numpy()
-        pose = streams[EE_POSE][:, -1] if EE_POSE in streams else np.zeros((len(windows), 7))
-        targets = decode_action(actions, pose, self.config)
+        targets = decode_action(actions, streams[EE_POSE][:, -1], self.config)
         return [self._chunk(*pair) for pair in zip(windows, targets, strict=True)]
 
     def sample(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,7 @@ class ClosedLoop:
     def observe(self, values: Mapping[str, np.ndarray]) -> ObservationWindow | None:
         """Take the arm's observation at the current tick; return a window where a chunk is due."""
         fresh_image = self._tick % self._image_every == 0
-        for stream in dict.fromkeys((*self._streams, EE_POSE)):
+        for stream in self._streams:
             value = values[stream]
             if stream in self._cameras:
                 if not fresh_image:
@@ -110,8 +110,7 @@ class ClosedLoop:
                 size = self._cameras[stream]
                 value = camera_image(value, 'rgb8', size.height, size.width)
             observation = Observation(stream, self.stamp_ns, value, self._frame)
-            if stream in self._streams:
-                self._horizon.push(observation)
+            self._horizon.push(observation)
             if stream == EE_POSE:
                 self._executor.push_pose(observation)
         t_ns, first_ns = self._horizon.stamp_ns, self._horizon.episode_start_ns

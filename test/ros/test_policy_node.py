@@ -258,8 +258,10 @@ def test_every_parameter_is_described(arm):
     names = [field.name for field in fields(PolicyNodeConfig)]
     request = DescribeParameters.Request(names=names)
     found = arm.probe.call(DescribeParameters, '/policy/describe_parameters', request).descriptors
-    assert [descriptor.description for descriptor in found] == [
-        field.metadata['description'] for field in fields(PolicyNodeConfig)]
+    for descriptor, field in zip(found, fields(PolicyNodeConfig), strict=True):
+        unit = field.metadata.get('unit')
+        assert descriptor.description == field.metadata['description'] + (
+            f' [{unit}]' if unit else '')
 
 
 def test_yaml_holds_the_parameters_and_their_defaults():
