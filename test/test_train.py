@@ -53,8 +53,12 @@ def test_loss_falls_and_the_checkpoint_predicts(dataset, tmp_path):
     assert (tmp_path / 'run/loss.png').stat().st_size > 1000
 
 
-def test_resumed_training_is_the_uninterrupted_one_to_the_bit(dataset, tmp_path, monkeypatch):
-    config = small('training.steps=7')
+@pytest.mark.parametrize('overrides', [
+    (), ('policy.network=transformer',
+         'policy.transformer={n_layers: 1, n_heads: 2, embed_dim: 16}')])
+def test_resumed_training_is_the_uninterrupted_one_to_the_bit(dataset, tmp_path, monkeypatch,
+                                                              overrides):
+    config = small('training.steps=7', *overrides)
     train.train(config, dataset, tmp_path / 'whole')
 
     advance = train.Trainer.advance
@@ -121,6 +125,24 @@ def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
     if not path.stem.endswith('_variants')))
 def test_every_configuration_loads(name):
     train.read_config(ROOT / 'config/training' / name, ())
+
+
+@pytest.mark.parametrize('network', ['unet', 'transformer'])
+def test_every_weight_is_in_one_group_and_only_a_transformers_matrices_decay(dataset, network):
+    config = small(f'policy.network={network}', 'training.weight_decay=0.5',
+                   'policy.transformer={n_layers: 1, n_heads: 2, embed_dim: 16}')
+    trainer = train.Trainer(config, *train.read_data(dataset, config)[:2])
+    decay = {id(parameter): group['weight_decay'] for group in trainer.optimizer.param_groups
+             for parameter in group['params']}
+    named = dict(trainer.policy.named_parameters())
+    assert len(decay) == len(named) == sum(
+        len(group['params']) for group in trainer.optimizer.param_groups)
+    for name, parameter in named.items():
+        expected = 1e-6 if name.startswith('encoders.') else 0.5
+        if network == 'transformer' and name.startswith('network.') and (
+                parameter.ndim == 1 or 'position' in name):
+            expected = 0.0
+        assert decay[id(parameter)] == expected, name
 
 
 def test_learning_rate_warms_up_and_falls_to_zero(dataset):

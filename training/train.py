@@ -53,7 +53,9 @@ class TrainingConfig:
         noise_draws: noise levels drawn for each window.
         learning_rate: of AdamW, after the warm-up; a cosine brings it to 0.
         betas: of AdamW.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW; of a transformer's matrices alone.
+        encoder_weight_decay: of the image encoders.
+        clip_norm: greatest norm of a step's gradient; 0 for any.
         warmup_steps: steps of linear warm-up.
         ema_power: the averaged weights' decay is min(ema_max, 1 - (1 + step)^-ema_power).
         ema_max: its upper bound.
@@ -71,6 +73,8 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     betas: tuple[float, ...] = (0.95, 0.999)
     weight_decay: float = 1e-6
+    encoder_weight_decay: float = 1e-6
+    clip_norm: float = 0.0
     warmup_steps: int = 500
     ema_power: float = 0.75
     ema_max: float = 0.9999
@@ -107,6 +111,19 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
     return from_mapping(Config, values, str(path))
 
 
+def parameter_groups(policy: DiffusionPolicy, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Return AdamW's groups; a transformer's biases, norms and positions are not decayed."""
+    matrices, others = [], []
+    for name, parameter in policy.network.named_parameters():
+        plain = policy.config.network == 'unet'
+        decayed = plain or parameter.ndim > 1 and not name.endswith('position')
+        (matrices if decayed else others).append(parameter)
+    return [{'params': matrices, 'weight_decay': training.weight_decay},
+            {'params': others, 'weight_decay': 0.0},
+            {'params': list(policy.encoders.parameters()),
+             'weight_decay': training.encoder_weight_decay}]
+
+
 class Trainer:
     """Weights, their average and the optimiser; all else follows from the step and the seed."""
 
@@ -119,8 +136,8 @@ class Trainer:
         self.average = DiffusionPolicy(config.policy, normalizer).requires_grad_(False)
         self.average.load_state_dict(self.policy.state_dict())
         self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=training.learning_rate, betas=training.betas,
-            weight_decay=training.weight_decay)
+            parameter_groups(self.policy, training), lr=training.learning_rate,
+            betas=training.betas)
         self.starts = data.segment_starts(training.segment_windows)
         self.step = 0
 
@@ -140,11 +157,15 @@ class Trainer:
         rng = np.random.default_rng([training.seed, self.step])
         starts = rng.choice(self.starts, training.segments, replace=False)
         batch = self.data.segments(starts, training.segment_windows)
-        loss = self._loss(self.policy, batch, int(rng.integers(2 ** 62)))
+        noise_seed, dropout_seed = rng.integers(2 ** 62, size=2).tolist()
+        torch.manual_seed(dropout_seed)
+        loss = self._loss(self.policy, batch, noise_seed)
         for group in self.optimizer.param_groups:
             group['lr'] = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if training.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), training.clip_norm)
         self.optimizer.step()
         decay = min(training.ema_max, 1.0 - (1.0 + self.step) ** -training.ema_power)
         torch._foreach_lerp_(list(self.average.parameters()),
