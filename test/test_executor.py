@@ -745,6 +745,15 @@ def test_a_teleop_target_out_of_order_is_refused():
     assert robot.teleop(HOME).startswith('teleop out of order')
 
 
+def test_lockstep_takes_no_notice_of_a_teleop_target_that_is_sent_again():
+    robot = Lockstep()
+    robot.tick()
+    assert robot.teleop(HOME) is None and robot.teleop(HOME + 0.1) is None
+    command, status = robot.wait()
+    np.testing.assert_array_equal(command.position, HOME)
+    assert status in (Status.TELEOP, Status.STARTING) and not robot.executor.refused
+
+
 # An episode
 
 def test_reset_drops_all_and_chunks_of_older_observations():

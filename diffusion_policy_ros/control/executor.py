@@ -120,6 +120,11 @@ class ChunkExecutor:
         self.limits_acted.clear()
 
     @property
+    def enabled(self) -> bool:
+        """Whether motion is allowed."""
+        return self._enabled
+
+    @property
     def limits_acted(self) -> Counter[str]:
         """How often each limit changed a target since `reset`, the slow approach aside."""
         return Counter() if self._motion is None else self._motion.limits_acted

@@ -41,6 +41,9 @@ class Teleop:
                                  command.frame_id, frame_id)
         if problem is not None:
             return problem
+        if self._lockstep and self.command and command.stamp_ns == self.command.stamp_ns:
+            self._steady_ns = steady_ns  # a tick that is shown again is answered again
+            return None
         if self.command is not None and command.stamp_ns <= self.command.stamp_ns:
             return (f'out of order: stamped {_seconds(self.command.stamp_ns - command.stamp_ns)} '
                     'before the last target, expected a later stamp')

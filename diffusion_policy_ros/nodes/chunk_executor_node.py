@@ -104,9 +104,13 @@ class ChunkExecutorNode(Node):
 
     def _on_pose(self, msg: PoseStamped) -> None:
         observation = messages.pose_observation(msg)
+        answered = self._last is not None and self._last.stamp_ns == observation.stamp_ns
         self._core.push_pose(observation)
         self._tick_ns = observation.stamp_ns
         self._tick_in_lockstep()
+        if self._lockstep and answered and self._core.enabled:
+            # The tick is shown again: its answer was sent before its readers were found.
+            self._output.send(self._last)
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:

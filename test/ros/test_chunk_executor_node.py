@@ -183,6 +183,23 @@ def test_lockstep_answers_each_tick_once(world):
     assert world.wait_for_status(Status.TRACKING)['commands'] == '5'
 
 
+def test_lockstep_answers_a_tick_again_that_is_shown_again(world):
+    world = world(**LOCKSTEP)
+    t_ns = world.measure(NS_PER_S)
+    world.predict(t_ns, HOME)
+    world.wait_for_target(t_ns)
+    world.measure(NS_PER_S)
+    world.wait(lambda: len(world.targets) == 2, 'the answer once more')
+    first, again = world.targets
+    assert first.stamp_ns == again.stamp_ns == t_ns
+    np.testing.assert_array_equal(first.position, again.position)
+    assert world.call('disable')[0]
+    world.measure(NS_PER_S)
+    world.measure(NS_PER_S + DT_NS)
+    world.wait_for_status(Status.DISABLED)
+    assert len(world.targets) == 2
+
+
 def test_lockstep_answers_what_it_refuses_with_a_hold(world):
     world = world(**LOCKSTEP)
 
