@@ -61,6 +61,7 @@ def _node(spec: NodeSpec, respawn: bool) -> Node:
         package='diffusion_policy_ros', executable=spec.executable, name=spec.executable,
         namespace=spec.namespace or None, parameters=[parameters], remappings=spec.remappings,
         output='screen', respawn=respawn and is_policy, respawn_delay=1.0,
+        sigterm_timeout='15',  # a busy machine's inference ends before its process does
         on_exit=None if respawn and is_policy else _ends_all(spec.executable))
 
 
