@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = ('chunk_executor', 'metaworld_bridge')
 NO_SUCCESS_TASK = 'reach-wall-v3'  # episodes of full length, for as many chunks as possible
 CHUNKS_AN_EPISODE = 32
+START_UPS = 5
 
 
 def over_topics(checkpoint: Path, task: str, seeds: range, folder: Path) -> dict[str, Any]:
@@ -111,6 +112,45 @@ def imports_torch(name: str) -> bool:
     return subprocess.run([sys.executable, '-c', code], check=False).returncode != 0
 
 
+def compare(checkpoint: Path, pairs: int, seeds: range, folder: Path) -> dict[str, Any]:
+    """Run the same episodes over topics and without ROS, in turn."""
+    ratios, task = [], 'drawer-open-v3'
+    for pair in range(pairs):
+        summary = over_topics(checkpoint, task, seeds, folder / f'pair{pair}')
+        topics_s = sum(episode['wall_s'] for episode in summary['episodes'][1:])
+        alone_s = without_ros(checkpoint, task, seeds)
+        ratios.append(topics_s / alone_s)
+        print(f'pair {pair + 1}: over topics {topics_s:.2f} s, without ROS {alone_s:.2f} s, '
+              f'ratio {ratios[-1]:.3f}; chunk {summary["chunk_ms"]["median"]:.1f} ms', flush=True)
+    median = float(np.median(ratios))
+    print(f'wall time over topics / without ROS: {median:.3f} (median of {pairs}, {len(seeds)} '
+          'episodes each, the first left out)')
+    return {'task': task, 'episodes': len(seeds), 'ratios': ratios, 'ratio_median': median}
+
+
+def watch_memory(checkpoint: Path, chunks: int, folder: Path) -> dict[str, Any]:
+    """Let the policy predict that many chunks, and watch its memory."""
+    episodes = -(-chunks // CHUNKS_AN_EPISODE)
+    summary = over_topics(checkpoint, NO_SUCCESS_TASK, range(episodes), folder / 'memory')
+    memory, count = summary['memory_mb'], summary['chunk_ms']['n']
+    growth = memory[-2] - memory[len(memory) // 4]
+    print(f'policy process: {max(memory):.0f} MB at most over {count} chunks, growth '
+          f'{growth:+.1f} MB over the last three quarters')
+    return {'chunks': count, 'memory_mb_max': max(memory), 'memory_mb_growth': growth}
+
+
+def time_start_up(folder: Path) -> dict[str, Any]:
+    """Start the light nodes several times each."""
+    result: dict[str, Any] = {}
+    for name in NODES:
+        seconds = [start_up_s(name, f'{name}/reset', folder) for _ in range(START_UPS)]
+        result |= {f'{name}_start_s': seconds, f'{name}_imports_torch': imports_torch(name)}
+        print(f'{name}: answers after {np.median(seconds):.2f} s (median of {START_UPS}, '
+              f'{max(seconds):.2f} s at most), '
+              f'imports torch: {result[f"{name}_imports_torch"]}')
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
@@ -118,41 +158,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--checkpoint', type=Path,
                         default=ROOT / 'config/checkpoints/drawer_open')
     parser.add_argument('--episodes', type=int, default=10, help='episodes of one run')
-    parser.add_argument('--pairs', type=int, default=3, help='runs over topics and without ROS')
-    parser.add_argument('--chunks', type=int, default=1000, help='chunks for the memory')
-    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
+    parser.add_argument('--pairs', type=int, default=3,
+                        help='runs over topics and without ROS; 0 for none')
+    parser.add_argument('--chunks', type=int, default=1000,
+                        help='chunks for the memory; 0 for none')
+    parser.add_argument('-o', '--output', type=Path,
+                        help='JSON file to write; what is there of parts left out stays')
     options = parser.parse_args(arguments)
-    seeds, task = range(options.episodes), 'drawer-open-v3'
-    result: dict[str, Any] = {
-        'cores': os.cpu_count(), 'platform': platform.platform(), 'threads':
-        torch.get_num_threads(), 'task': task, 'episodes': options.episodes, 'ratios': []}
+    result: dict[str, Any] = {'cores': os.cpu_count(), 'platform': platform.platform()}
+    if options.output and options.output.exists():
+        result = {**json.loads(options.output.read_text()), **result}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for pair in range(options.pairs):
-            summary = over_topics(options.checkpoint, task, seeds, folder / f'pair{pair}')
-            topics_s = sum(episode['wall_s'] for episode in summary['episodes'][1:])
-            alone_s = without_ros(options.checkpoint, task, seeds)
-            result['ratios'].append(topics_s / alone_s)
-            print(f'pair {pair + 1}: over topics {topics_s:.2f} s, without ROS {alone_s:.2f} s, '
-                  f'ratio {topics_s / alone_s:.3f}; chunk {summary["chunk_ms"]["median"]:.1f} ms',
-                  flush=True)
-        result['ratio_median'] = float(np.median(result['ratios']))
-        episodes = -(-options.chunks // CHUNKS_AN_EPISODE)
-        summary = over_topics(options.checkpoint, NO_SUCCESS_TASK, range(episodes),
-                              folder / 'memory')
-        memory = summary['memory_mb']
-        result |= {'chunks': summary['chunk_ms']['n'], 'memory_mb_max': max(memory),
-                   'memory_mb_growth': memory[-2] - memory[len(memory) // 4]}
-        for name in NODES:
-            result[f'{name}_start_s'] = start_up_s(name, f'{name}/reset', folder)
-            result[f'{name}_imports_torch'] = imports_torch(name)
-    print(f'wall time over topics / without ROS: {result["ratio_median"]:.3f} (median of '
-          f'{options.pairs}, {options.episodes} episodes each, the first left out)')
-    print(f'policy process: {result["memory_mb_max"]:.0f} MB at most over {result["chunks"]} '
-          f'chunks, growth {result["memory_mb_growth"]:+.1f} MB over the last three quarters')
-    for name in NODES:
-        print(f'{name}: answers after {result[f"{name}_start_s"]:.2f} s, imports torch: '
-              f'{result[f"{name}_imports_torch"]}')
+        if options.pairs:
+            result |= compare(options.checkpoint, options.pairs, range(options.episodes), folder)
+        if options.chunks:
+            result |= watch_memory(options.checkpoint, options.chunks, folder)
+        result |= time_start_up(folder)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + '\n')
