@@ -44,9 +44,9 @@ def test_the_checkpoint_says_what_the_nodes_need_to_know(checkpoint):
     assert (bridge['image_height'], bridge['image_width']) == (120, 160)
     assert bridge['image_every'] == 4
     assert (executor['n_action_steps'], executor['dt_s']) == (3, 0.05)
-    assert executor['lockstep'] and executor['enable_on_start'] and executor['use_sim_time']
+    assert executor['lockstep'] and executor['enable_on_start']
     assert nodes['policy']['checkpoint'] == folder
-    assert nodes['policy']['lockstep'] and nodes['policy']['use_sim_time']
+    assert nodes['policy']['lockstep']
     runner = nodes['sim_runner']
     assert runner['wait_limit_s'] == bridge['wait_limit_s'] == 30.0
     assert (runner['task'], runner['episodes'], runner['seed']) == ('reach-v3', 4, 7)

@@ -72,7 +72,7 @@ class BridgeOutput:
     The bridge's publishers.
 
     What costs time and nobody listens to is left out: camera_info, sim_state, the view. `ee_pose`
-    comes first, so that the executor answers while the rest is sent.
+    comes first, so that the executor answers while the pictures are drawn and sent.
     """
 
     def __init__(self, node: Node, config: OutputConfig, arm: ArmConfig) -> None:
@@ -149,7 +149,7 @@ class BridgeOutput:
                 yield self._infos[name], camera_info_message(
                     self._geometry(name, arm).intrinsics(config.image_height, config.image_width),
                     config.image_height, config.image_width, tick.stamp_ns, frame)
-            yield self._images[name], image_message(tick.observation[name], tick.stamp_ns, frame)
+            yield self._images[name], image_message(arm.image(name), tick.stamp_ns, frame)
         if self._tf is not None:
             yield self._tf, TFMessage(transforms=list(self._transforms(tick, arm)))
 

@@ -93,8 +93,8 @@ class MetaWorldBridge(Node):
 
     def _make_arm(self, task: str) -> MetaWorldArm:
         config = self._config
-        return MetaWorldArm(
-            task, config.cameras, config.image_height, config.image_width, config.renderer,
+        return MetaWorldArm(  # without cameras: BridgeOutput draws once the pose is on its way
+            task, (), config.image_height, config.image_width, config.renderer,
             config.image_every, config.max_steps if self._lockstep else None)
 
     def _reset(self) -> str:

@@ -34,7 +34,7 @@ class Tick:
         number: ticks since the episode's start.
         observation: as MetaWorldArm gives it.
         sim_state: (42,) what the scripted expert sees.
-        image_fresh: whether the pictures are this tick's.
+        image_fresh: whether pictures are due.
         success: the task's own measure, now.
         truncated: whether the step limit is reached.
         last: whether the episode ends with this; no target is expected for it.
@@ -179,14 +179,15 @@ class ArmLoop(threading.Thread):
                     self._arm = None
                 self._arm = self._make_arm(task)
             observation, info = self._arm.reset(seed=seed)
+            self._stamp_ns += EPISODE_GAP_NS
+            self._first_ns = self._stamp_ns
+            self._due_ns = time.monotonic_ns()
+            self._show(observation, info)
         except Exception as error:  # noqa: BLE001  it goes to the caller
+            self._tick = None
             done.set_exception(error)
-            return
-        self._stamp_ns += EPISODE_GAP_NS
-        self._first_ns = self._stamp_ns
-        self._due_ns = time.monotonic_ns()
-        self._show(observation, info)
-        done.set_result(None)
+        else:
+            done.set_result(None)
 
     def _take(self, stamp_ns: int, target: np.ndarray) -> None:
         if self._tick is None or (stamp_ns != self._stamp_ns if self._lockstep
