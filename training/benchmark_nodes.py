@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = ('chunk_executor', 'metaworld_bridge')
 NO_SUCCESS_TASK = 'reach-wall-v3'  # episodes of full length, for as many chunks as possible
 CHUNKS_AN_EPISODE = 32
-START_UPS = 5
+START_UPS = 11
 
 
 def over_topics(checkpoint: Path, task: str, seeds: range, folder: Path) -> dict[str, Any]:

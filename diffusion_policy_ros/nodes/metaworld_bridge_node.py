@@ -93,9 +93,13 @@ class MetaWorldBridge(Node):
 
     def _make_arm(self, task: str) -> MetaWorldArm:
         config = self._config
-        return MetaWorldArm(  # without cameras: BridgeOutput draws once the pose is on its way
+        arm = MetaWorldArm(  # without cameras: BridgeOutput draws once the pose is on its way
             task, (), config.image_height, config.image_width, config.renderer,
             config.image_every, config.max_steps if self._lockstep else None)
+        arm.reset(seed=0)
+        for camera in config.cameras:  # the renderer's start-up, which no episode should wait for
+            arm.image(camera)
+        return arm
 
     def _reset(self) -> str:
         config = read(self, BridgeConfig)
