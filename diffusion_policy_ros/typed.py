@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, MISSING
+import inspect
 from pathlib import Path
-from typing import Any, TypeVar
+import re
+from typing import Any, get_args, get_type_hints, TypeVar
 
 import dacite
 import yaml
@@ -44,13 +46,16 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
 
 def to_mapping(value: Any) -> dict[str, Any]:
     """Return a dataclass as plain dictionaries and lists, ready for YAML."""
-    def plain(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: plain(inner) for key, inner in item.items()}
-        if isinstance(item, (list, tuple)):
-            return [plain(inner) for inner in item]
-        return item
-    return plain(asdict(value))
+    return to_plain(asdict(value))
+
+
+def to_plain(value: Any) -> Any:
+    """Return a value with its tuples as lists, ready for YAML."""
+    if isinstance(value, dict):
+        return {key: to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(inner) for inner in value]
+    return value
 
 
 def load_yaml(path: str | Path) -> Any:
@@ -66,3 +71,45 @@ def load_yaml(path: str | Path) -> Any:
         raise ValueError(f'{path}: no such file') from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f'{path}: {" ".join(str(error).split())}') from None
+
+
+def describe(cls: type, prefix: str = '') -> list[tuple[str, str, str, str]]:
+    """
+    Return every value that a dataclass and those inside it hold.
+
+    Returns:
+        Dotted name, type, default as YAML (empty where there is none), and description, which is
+        the entry of the class docstring's `Attributes`.
+    """
+    notes = _attributes(inspect.getdoc(cls) or '')
+    hints, rows = get_type_hints(cls), []
+    for field in fields(cls):
+        kind, note = hints[field.name], notes.get(field.name, '')
+        members = [kind, *get_args(kind)]
+        inner = next((member for member in members if is_dataclass(member)), None)
+        name = prefix + field.name
+        if inner is not None:
+            rows += describe(inner, f'{name}.' if inner is kind else f'{name}[].')
+            continue
+        default = '' if field.default is MISSING else yaml.safe_dump(
+            to_plain(field.default), default_flow_style=True, width=999).split('\n')[0]
+        rows.append((name, getattr(kind, '__name__', str(kind)) if not get_args(kind)
+                     else str(kind).replace('typing.', ''), default, note))
+    return rows
+
+
+def _attributes(text: str) -> dict[str, str]:
+    """Return the `Attributes` entries of a docstring; `a, b: text` is one for each."""
+    notes: dict[str, str] = {}
+    names: list[str] = []
+    _, _, section = text.partition('Attributes:\n')
+    for line in section.splitlines():
+        entry = re.match(r'    (\w[\w, ]*): (.*)', line)
+        if entry:
+            names = [name.strip() for name in entry[1].split(',')]
+            notes |= dict.fromkeys(names, entry[2])
+        elif line.startswith('      '):
+            notes |= {name: f'{notes[name]} {line.strip()}' for name in names}
+        elif line:
+            break
+    return notes

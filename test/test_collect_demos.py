@@ -1,5 +1,7 @@
 """Demonstrations: the same data from any number of workers, also after an interruption."""
 
+from functools import partial
+import multiprocessing
 from pathlib import Path
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import zarr
 
 from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.data import jpeg
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 
@@ -19,8 +22,12 @@ SEED = 1_000_000
 
 def _collect(path, episodes, workers=1, task='reach-v3', cameras=('arm',), **settings):
     config = collect_demos.CollectConfig(task, cameras, source_size=48, size=24, **settings)
-    collect_demos.collect(config, episodes, workers, path)
+    collect_demos.collect(config, episodes, path, _play(workers))
     return _read(path)
+
+
+def _play(workers=1):
+    return partial(collect_demos.run_episodes, workers=workers)
 
 
 def _read(path):
@@ -44,6 +51,7 @@ def three(tmp_path_factory):
 
 def test_it_records_what_the_expert_saw_and_answered(three):
     arrays, attributes = three
+    pictures = np.split(arrays['data/arm'], arrays['meta/arm_ends'][:-1])
     arm, expert = MetaWorldArm('reach-v3', ('arm',), 48, 48), Expert('reach-v3')
     observation, info = arm.reset(seed=SEED)
     after_success = 0
@@ -51,8 +59,8 @@ def test_it_records_what_the_expert_saw_and_answered(three):
         position, effort = expert.target(info['sim_state'])
         np.testing.assert_array_equal(arrays['data/ee_pose'][t], observation['ee_pose'])
         np.testing.assert_array_equal(arrays['data/gripper'][t], observation['gripper'])
-        np.testing.assert_array_equal(arrays['data/arm'][t],
-                                      camera_image(observation['arm'], 'rgb8', 24, 24))
+        drawn = camera_image(observation['arm'], 'rgb8', 24, 24)
+        np.testing.assert_array_equal(pictures[t], jpeg.encode([drawn])[0])
         np.testing.assert_array_equal(arrays['data/target_position'][t], position)
         assert arrays['data/target_gripper'][t] == effort
         after_success += info['success'] or after_success > 0
@@ -63,11 +71,11 @@ def test_it_records_what_the_expert_saw_and_answered(three):
     arm.close()
 
 
-def test_the_layout_is_diffusion_policys(three):
+def test_the_layout_is_the_writers(three):
     arrays, _ = three
     steps = arrays['meta/episode_ends'][-1]
     assert {name: (values.shape, values.dtype.str[1:]) for name, values in arrays.items()} == {
-        'data/arm': ((steps, 24, 24, 3), 'u1'),
+        'data/arm': ((arrays['meta/arm_ends'][-1],), 'u1'), 'meta/arm_ends': ((steps,), 'i8'),
         'data/ee_pose': ((steps, 7), 'f8'), 'data/gripper': ((steps, 1), 'f8'),
         'data/target_position': ((steps, 3), 'f8'), 'data/target_gripper': ((steps, 1), 'f8'),
         'meta/episode_ends': ((3,), 'i8'), 'meta/episode_seeds': ((3,), 'i8')}
@@ -82,8 +90,8 @@ def test_an_interrupted_run_goes_on(three, tmp_path):
     path = tmp_path / 'demos.zarr'
     _collect(path, 1)
     group = zarr.open_group(path, mode='r+')
-    for name in ('arm', 'ee_pose'):  # killed in the middle of the second episode
-        array = group['data'][name]
+    for name in ('data/arm', 'meta/arm_ends', 'data/ee_pose'):  # killed in the second episode
+        array = group[name]
         array.resize((array.shape[0] + 7, *array.shape[1:]))
         array[-7:] = 99
     seeds = group['meta/episode_seeds']
@@ -123,14 +131,58 @@ def test_a_wrong_argument_is_one_line(tmp_path, capsys, arguments, message):
     assert not (tmp_path / 'demos.zarr').exists()
 
 
+def test_several_tasks_go_to_a_folder_each_and_task_sets_are_spelled_out(tmp_path, capsys):
+    arguments = ['--task', 'reach-v3', 'drawer-close-v3', '--episodes', '1', '--cameras',
+                 '--workers', '1', '-o']
+    collect_demos.main([*arguments, str(tmp_path / 'demos')])
+    assert sorted(path.name for path in (tmp_path / 'demos').iterdir()) == [
+        'drawer_close.zarr', 'reach.zarr']
+    assert _read(tmp_path / 'demos/drawer_close.zarr')[1]['task'] == 'drawer-close-v3'
+    with pytest.raises(SystemExit):
+        collect_demos.main([*arguments, str(tmp_path / 'one.zarr')])
+    assert '2 tasks need a folder' in capsys.readouterr().err
+
+
+def test_a_killed_simulation_is_one_line_and_the_run_goes_on(three, tmp_path, monkeypatch, capsys):
+    path = tmp_path / 'demos.zarr'
+    arguments = ['--task', 'reach-v3', '--episodes', '3', '--cameras', 'arm', '--source-size',
+                 '48', '--size', '24', '--workers', '2', '-o', str(path)]
+    append = collect_demos.ReplayWriter.append
+
+    def and_kill(writer, *args, **kwargs):
+        append(writer, *args, **kwargs)
+        multiprocessing.active_children()[0].kill()
+
+    monkeypatch.setattr(collect_demos.ReplayWriter, 'append', and_kill)
+    with pytest.raises(SystemExit) as caught:
+        collect_demos.main(arguments)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 1 and 'a simulation process died' in line
+    monkeypatch.setattr(collect_demos.ReplayWriter, 'append', append)
+    assert 0 < len(_read(path)[0]['meta/episode_ends']) < 3
+    collect_demos.main(arguments)
+    _assert_same(_read(path), three)
+
+
+def test_a_ray_cluster_makes_the_same_data(three, tmp_path):
+    ray = pytest.importorskip('ray', reason='needs the extra `ray`')
+    path = tmp_path / 'demos.zarr'
+    collect_demos.main(['--task', 'reach-v3', '--episodes', '3', '--cameras', 'arm',
+                        '--source-size', '48', '--size', '24', '--workers', '2', '--ray', 'local',
+                        '-o', str(path)])
+    ray.shutdown()
+    _assert_same(_read(path), three)
+
+
 def test_other_data_in_the_folder_are_left_alone(tmp_path):
     path = tmp_path / 'demos.zarr'
-    collect_demos.ReplayBuffer(path, collect_demos.CollectConfig('reach-v3'))
+    collect_demos.open_writer(collect_demos.CollectConfig('reach-v3'), path)
     with pytest.raises(ValueError, match="was collected with task 'reach-v3', now 'push-v3'"):
-        collect_demos.collect(collect_demos.CollectConfig('push-v3'), 1, 1, path)
+        collect_demos.collect(collect_demos.CollectConfig('push-v3'), 1, path, _play())
     assert zarr.open_group(path, mode='r').attrs['task'] == 'reach-v3'
     (tmp_path / 'notes').mkdir()
     (tmp_path / 'notes' / 'list.txt').write_text('x')
     with pytest.raises(ValueError, match='found something else than a zarr group'):
-        collect_demos.collect(collect_demos.CollectConfig('reach-v3'), 1, 1, tmp_path / 'notes')
+        collect_demos.collect(collect_demos.CollectConfig('reach-v3'), 1, tmp_path / 'notes',
+                              _play())
     assert (tmp_path / 'notes' / 'list.txt').read_text() == 'x'

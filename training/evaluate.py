@@ -36,6 +36,7 @@ from diffusion_policy_ros.policy.checkpoint_config import (
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
+    close_envs,
     ClosedLoop,
     Episode,
     executor_config,
@@ -92,7 +93,7 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
             episodes[episode.seed] = episode
             on_episode(episode)
     finally:
-        envs.close()
+        close_envs(envs)
     return [episodes[seed] for seed in seeds]
 
 

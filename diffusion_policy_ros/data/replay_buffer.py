@@ -1,18 +1,26 @@
-"""Demonstrations in Diffusion Policy's zarr layout: data/<key> end to end, meta/episode_ends."""
+"""
+Demonstrations in Diffusion Policy's zarr layout: data/<key> end to end, meta/episode_ends.
+
+Pictures are either raw (N, H, W, 3) or, as `ReplayWriter` writes them, JPEG bytes end to end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from diffusion_policy_ros.data import jpeg
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
+JPEG_ENDS = '_ends'
+ROWS_AT_ONCE = 1024
 LOW_DIMENSIONAL = {EE_POSE: 7, GRIPPER: 1, 'target_position': 3, 'target_gripper': 1}
 
 
@@ -69,13 +77,21 @@ class ReplayBuffer:
         return sha.hexdigest()
 
 
-def load_replay_buffer(path: str | Path, cameras: tuple[str, ...]) -> ReplayBuffer:
+def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: int | None = None,
+                       mapped: bool = False) -> ReplayBuffer:
     """
-    Read `cameras` and all arm data into memory.
+    Read `cameras` and all arm data.
+
+    Args:
+        path: folder of the data set.
+        cameras: whose pictures are read.
+        n_episodes: episodes from the first on; None for all.
+        mapped: leave the pictures on disk, memory-mapped, decoded once into `path`/decoded/, for
+            data that memory does not hold. Processes of one machine share them.
 
     Raises:
-        ValueError: in one line that names the data set and the key: it is missing, empty, of
-            another shape, or not finite.
+        ValueError: in one line that names the data set and the key: it is missing, empty, too
+            short, of another shape, or not finite.
     """
     path = Path(path)
     try:
@@ -84,16 +100,64 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...]) -> ReplayBuff
         raise ValueError(f'{path}: no zarr group ({error})') from None
     if 'data' not in root or 'meta' not in root:
         raise ValueError(f'{path}: found no data/ and meta/, expected a replay buffer')
-    data, ends = root['data'], np.asarray(root['meta']['episode_ends'], dtype=np.int64)
+    ends = np.asarray(root['meta']['episode_ends'], dtype=np.int64)
     if len(ends) == 0 or np.any(np.diff(ends, prepend=0) < 2):
         raise ValueError(f'{path}: an episode is empty or has one step, expected two at least')
-    arrays = {}
+    if n_episodes is not None:
+        if not 0 < n_episodes <= len(ends):
+            raise ValueError(f'{path}: {n_episodes} episodes are asked for, '
+                             f'the data set has {len(ends)}')
+        ends = ends[:n_episodes]
+    rows, arrays = int(ends[-1]), {}
     for key in (*cameras, *LOW_DIMENSIONAL):
-        if key not in data:
-            raise ValueError(f'{path}: data/{key} is missing, found {sorted(data.array_keys())}')
-        arrays[key] = np.asarray(data[key][:ends[-1]])
-        _check(path, key, arrays[key], int(ends[-1]))
+        if key not in root['data']:
+            found = sorted(root['data'].array_keys())
+            raise ValueError(f'{path}: data/{key} is missing, found {found}')
+        try:
+            arrays[key] = (_pictures(path, root, key, rows, mapped) if key in cameras
+                           else np.asarray(root['data'][key][:rows]))
+        except ValueError as error:
+            raise ValueError(f'{path}: data/{key}: {error}') from None
+        _check(path, key, arrays[key], rows)
     return ReplayBuffer(arrays, ends, dict(root.attrs))
+
+
+def _pictures(path: Path, root: zarr.Group, camera: str, rows: int, mapped: bool) -> np.ndarray:
+    """Return (rows, H, W, 3); each process's own copy, or a file that they share."""
+    file = path / 'decoded' / f'{camera}_{rows}.npy'
+    if mapped and file.exists():
+        return np.load(file, mmap_mode='r')
+    stored, is_jpeg = root['data'][camera], camera + JPEG_ENDS in root['meta']
+    if not mapped and not is_jpeg:
+        return np.asarray(stored[:rows])
+    if is_jpeg:
+        ends = np.asarray(root['meta'][camera + JPEG_ENDS][:rows])
+        blob = np.asarray(stored[:ends[-1]] if len(ends) else stored[:0])
+        if len(ends) < rows or len(blob) < ends[-1]:
+            raise ValueError(f'it has {len(ends)} pictures and {len(blob)} bytes, episode_ends '
+                             f'say {rows} pictures')
+        shape = jpeg.picture_shape(blob, ends)
+    else:
+        shape = stored.shape[1:]
+    if not mapped:
+        out = np.empty((rows, *shape), np.uint8)
+        jpeg.decode(blob, ends, out)
+        return out
+    file.parent.mkdir(exist_ok=True)
+    new = file.with_suffix(f'.{os.getpid()}.new')
+    try:
+        out = np.lib.format.open_memmap(new, mode='w+', dtype=np.uint8, shape=(rows, *shape))
+        if is_jpeg:
+            jpeg.decode(blob, ends, out)
+        else:
+            for start in range(0, rows, ROWS_AT_ONCE):
+                block = slice(start, min(rows, start + ROWS_AT_ONCE))
+                out[block] = stored[block]
+        out.flush()
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+    return np.load(file, mmap_mode='r')
 
 
 def _check(path: Path, key: str, value: np.ndarray, rows: int) -> None:

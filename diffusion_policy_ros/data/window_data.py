@@ -1,8 +1,6 @@
-"""Training batches: each window's state and encoded action, and its frames, each once."""
+"""A replay buffer as one policy sees it: windows, their state and their encoded actions."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,27 +11,15 @@ from diffusion_policy_ros.policy.actions import encode_action, encode_state
 from diffusion_policy_ros.policy.config import PolicyConfig
 
 
-@dataclass(frozen=True)
-class WindowBatch:
-    """
-    Some windows, the frames that they share kept once.
-
-    Attributes:
-        images: camera to (U, H, W, 3) uint8, each frame once.
-        frames: (B, To) int64, which of the U frames a window observes.
-        state: (B, To, state_dim) float32 in robot units, or None.
-        action: (B, Tp, Da) float32, encoded.
-    """
-
-    images: dict[str, np.ndarray]
-    frames: np.ndarray
-    state: np.ndarray | None
-    action: np.ndarray
-
-
 class WindowData:
     """
-    A replay buffer as one policy sees it.
+    All windows of a replay buffer.
+
+    Attributes:
+        windows: their rows.
+        state: (N, To, state_dim) float32 in robot units, or None.
+        action: (N, Tp, Da) float32, encoded.
+        now: (N, 7) the hand's pose at each window's own time.
 
     Raises:
         ValueError: the data are of another image size, source size, renderer or step than the
@@ -50,8 +36,9 @@ class WindowData:
                       .astype(np.float32) if config.observation.state else None)
         targets = np.concatenate([buffer.arrays['target_position'],
                                   buffer.arrays['target_gripper']], axis=1)
-        now = buffer.arrays[EE_POSE][self.windows.observed[:, -1]]
-        self.action = encode_action(targets[self.windows.acted], now, config).astype(np.float32)
+        self.now = buffer.arrays[EE_POSE][self.windows.observed[:, -1]]
+        self.action = encode_action(targets[self.windows.acted], self.now,
+                                    config).astype(np.float32)
 
     def arrays_to_normalize(self) -> dict[str, np.ndarray]:
         """Return what the normaliser takes its bounds from: all trained windows."""
@@ -64,19 +51,24 @@ class WindowData:
         """Return every segment of `n_windows` windows one policy step apart."""
         return segment_starts(self.windows, n_windows, self.stride)
 
-    def segments(self, starts: np.ndarray, n_windows: int) -> WindowBatch:
-        """Return the windows of some segments."""
-        return self.batch(segment_rows(self.windows, starts, n_windows, self.stride))
+    def segment_rows(self, starts: np.ndarray, n_windows: int) -> np.ndarray:
+        """Return the rows of some segments' trained windows."""
+        return segment_rows(self.windows, starts, n_windows, self.stride)
 
-    def batch(self, rows: np.ndarray) -> WindowBatch:
-        """Return the windows of some rows."""
+    def frames(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Return the frames that some windows observe, each once.
+
+        Returns:
+            (U,) int64 rows of the frames; (B, To) int64, which of them a window observes.
+        """
         shown, frames = np.unique(self.windows.observed[rows], return_inverse=True)
-        return WindowBatch(
-            images={camera.name: self.buffer.arrays[camera.name][shown]
-                    for camera in self.config.observation.cameras},
-            frames=frames.reshape(len(rows), -1),
-            state=None if self.state is None else self.state[rows],
-            action=self.action[rows])
+        return shown, frames.reshape(len(rows), -1)
+
+    def images(self, shown: np.ndarray) -> dict[str, np.ndarray]:
+        """Return camera to (U, H, W, 3) uint8 of some frames."""
+        return {camera.name: self.buffer.arrays[camera.name][shown]
+                for camera in self.config.observation.cameras}
 
 
 def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:

@@ -60,7 +60,7 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
 
 def segment_starts(windows: Windows, n_windows: int, stride: int) -> np.ndarray:
     """
-    Return (S, 2) episode and first row of every segment that holds at least one window.
+    Return (S, 2) episode and first row of every segment that holds at least one trained window.
 
     A segment may begin before its episode or run over its end, so that every window, the first
     and the last too, is in as many segments as any other.
@@ -69,7 +69,10 @@ def segment_starts(windows: Windows, n_windows: int, stride: int) -> np.ndarray:
     bounds = np.flatnonzero(np.diff(windows.episode, prepend=-1, append=windows.episode[-1] + 1))
     for number, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         rows = np.arange(first - stride * (n_windows - 1), end)
-        starts.append(np.stack([np.full(len(rows), number), rows], axis=1))
+        places = rows[:, None] + stride * np.arange(n_windows)
+        inside = (places >= first) & (places < end)
+        some = np.any(inside & windows.trained[np.where(inside, places, first)], axis=1)
+        starts.append(np.stack([np.full(len(rows), number), rows], axis=1)[some])
     return np.concatenate(starts)
 
 
@@ -84,3 +87,28 @@ def segment_rows(windows: Windows, starts: np.ndarray, n_windows: int, stride: i
     inside = (rows >= 0) & (rows < len(windows.episode))
     rows, episode = rows[inside], episode[inside]
     return rows[(windows.episode[rows] == episode) & windows.trained[rows]]
+
+
+class ShuffledPasses:
+    """
+    Endless passes over some items, each in an order of its own.
+
+    Any stretch can be asked for at any time, so that a resumed training goes on in its pass.
+
+    Args:
+        items: (N, ...) what is passed over.
+        seed: of all orders.
+    """
+
+    def __init__(self, items: np.ndarray, seed: int) -> None:
+        self._items, self._seed = items, seed
+
+    def take(self, first: int, count: int) -> np.ndarray:
+        """Return items number `first` to `first + count - 1` of the endless sequence."""
+        passes, places = np.divmod(np.arange(first, first + count), len(self._items))
+        parts = [self._items[self._order(number)[places[passes == number]]]
+                 for number in np.unique(passes).tolist()]
+        return np.concatenate(parts)
+
+    def _order(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, number]).permutation(len(self._items))

@@ -21,10 +21,10 @@ from diffusion_policy_ros.nodes.self_spinning import SelfSpinning, Stopped
 from diffusion_policy_ros.nodes.sim_summary import (
     episode_line, EpisodeResult, progress_line, result_lines, Summary,
 )
-from diffusion_policy_ros.nodes.sim_video import Album, VIEW
 from diffusion_policy_ros.nodes.sim_watch import Watch
 from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash, read_config
 from diffusion_policy_ros.sim.tasks import check_task, MAX_STEPS
+from diffusion_policy_ros.sim.video import Album, VIEW
 
 BRIDGE, EXECUTOR = 'metaworld_bridge', 'chunk_executor'
 ENDED_EARLY, INTERRUPTED = 3, 130  # exit codes
@@ -140,8 +140,8 @@ class SimRunner(SelfSpinning):
         self._summary.write(self._folder / SUMMARY)
         say(episode_line(number, self._summary, result))
         if self._album is not None:
-            self._album.add(f'episode {number}/{config.episodes}', result, watch.frames,
-                            watch.chunks)
+            self._album.add(f'episode {number}/{config.episodes}   seed {result.seed}',
+                            result.success, watch.frames, watch.chunks)
 
     def _begin(self, seed: int) -> None:
         """Seed and reset all, the bridge last: it begins the episode."""

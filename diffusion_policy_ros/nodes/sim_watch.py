@@ -19,8 +19,8 @@ from diffusion_policy_ros.datatypes import Chunk
 from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.qos import RELIABLE
-from diffusion_policy_ros.nodes.sim_video import Frame
 from diffusion_policy_ros.sim.tasks import STEP_NS
+from diffusion_policy_ros.sim.video import Frame
 
 KEPT = 32  # poses and pictures, of each topic
 

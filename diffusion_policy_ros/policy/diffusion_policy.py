@@ -42,6 +42,35 @@ def episode_noise(seed: int, elapsed_ns: int, shape: Sequence[int]) -> torch.Ten
     return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
+def draw(config: PolicyConfig, windows: Sequence[int], frames: Sequence[int],
+         generator: torch.Generator, n_draws: int = 1) -> dict[str, torch.Tensor | None]:
+    """
+    Return what a training step draws by chance, on the CPU, so that every device has the same.
+
+    Args:
+        config: the policy's.
+        windows: shape of the windows.
+        frames: shape of the frames; each gets its own crop.
+        generator: on the CPU.
+        n_draws: noise levels for each window; more than 1 puts an axis in front.
+
+    Returns:
+        `noise` (*windows, Tp, Da), `timestep` (*windows) int64, and `crop` (*frames, cameras, 2),
+        top and left, or None for a policy without cameras.
+    """
+    shape = (n_draws, *windows) if n_draws > 1 else tuple(windows)
+    crops = [torch.stack([torch.randint(camera.height - config.vision.crop_height + 1,
+                                        tuple(frames), generator=generator),
+                          torch.randint(camera.width - config.vision.crop_width + 1,
+                                        tuple(frames), generator=generator)], dim=-1)
+             for camera in config.observation.cameras]
+    return {'noise': torch.randn((*shape, config.horizon, config.action.dim),
+                                 generator=generator),
+            'timestep': torch.randint(config.noise.num_train_timesteps, shape,
+                                      generator=generator),
+            'crop': torch.stack(crops, dim=-2) if crops else None}
+
+
 class DiffusionPolicy(nn.Module):
     """
     Windows of observations to chunks of actions.
@@ -164,21 +193,10 @@ class DiffusionPolicy(nn.Module):
             n_draws: noise levels for each window; more than 1 puts an axis in front.
         """
         action = batch['action']
-        shape = (n_draws, *action.shape) if n_draws > 1 else action.shape
-        crops = []
-        for camera in self.config.observation.cameras:
-            frames = batch['images'][camera.name].shape[:-3]
-            crops.append(torch.stack([
-                torch.randint(camera.height - self.config.vision.crop_height + 1, frames,
-                              generator=generator),
-                torch.randint(camera.width - self.config.vision.crop_width + 1, frames,
-                              generator=generator)], dim=-1))
-        return dict(
-            batch,
-            noise=torch.randn(shape, generator=generator).to(action.device),
-            timestep=torch.randint(self.config.noise.num_train_timesteps, shape[:-2],
-                                   generator=generator).to(action.device),
-            crop=torch.stack(crops, dim=-2) if crops else None)
+        frames = next(iter(batch['images'].values())).shape[:-3] if batch['images'] else ()
+        drawn = draw(self.config, action.shape[:-2], frames, generator, n_draws)
+        return {**batch, **{name: None if value is None else value.to(action.device)
+                            for name, value in drawn.items()}}
 
     @torch.inference_mode()
     def predict(self, windows: Sequence[ObservationWindow], noise: torch.Tensor) -> list[Chunk]:

@@ -146,6 +146,18 @@ class ClosedLoop:
         return dict(self._executor.limits_acted)
 
 
+def close_envs(envs: gymnasium.vector.VectorEnv) -> None:
+    """Close environments; where a worker process has died, end the others without asking them."""
+    workers = getattr(envs, 'processes', ())
+    if all(worker.is_alive() for worker in workers):
+        envs.close()
+        return
+    for worker in workers:
+        worker.terminate()
+        worker.join()
+    envs.closed = True
+
+
 def run_episodes(envs: gymnasium.vector.VectorEnv, loops: Sequence[ClosedLoop], predict: Predict,
                  seeds: Sequence[int], max_steps: int = MAX_STEPS) -> Iterator[Episode]:
     """

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that a wrong task name is refused before Meta
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 STEP_NS = 12_500_000  # one tick: 5 MuJoCo steps of 2.5 ms, 80 Hz
@@ -27,6 +28,41 @@ TASKS = (
     'shelf-place-v3', 'soccer-v3', 'stick-pull-v3', 'stick-push-v3', 'sweep-into-v3', 'sweep-v3',
     'window-close-v3', 'window-open-v3',
 )
+
+_MT10 = ('reach-v3', 'push-v3', 'pick-place-v3', 'door-open-v3', 'drawer-open-v3',
+         'drawer-close-v3', 'button-press-topdown-v3', 'peg-insert-side-v3', 'window-open-v3',
+         'window-close-v3')
+_ML10 = ('reach-v3', 'push-v3', 'pick-place-v3', 'door-open-v3', 'drawer-close-v3',
+         'button-press-topdown-v3', 'peg-insert-side-v3', 'window-open-v3', 'sweep-v3',
+         'basketball-v3')
+_ML10_TEST = ('drawer-open-v3', 'door-close-v3', 'shelf-place-v3', 'sweep-into-v3',
+              'lever-pull-v3')
+_ML45_TEST = ('bin-picking-v3', 'box-close-v3', 'hand-insert-v3', 'door-lock-v3',
+              'door-unlock-v3')
+TASK_SETS = {
+    'MT10': _MT10, 'MT50': TASKS, 'ML10-train': _ML10, 'ML10-test': _ML10_TEST,
+    'ML45-train': tuple(task for task in TASKS if task not in _ML45_TEST),
+    'ML45-test': _ML45_TEST,
+}
+"""MetaWorld's benchmarks (Yu et al. 2019, section 4.3, in version 3 of the tasks)."""
+
+
+def expand_tasks(names: Iterable[str]) -> tuple[str, ...]:
+    """
+    Return tasks and the members of task sets, each once, in the order named.
+
+    Raises:
+        ValueError: a name is neither; see `check_task`.
+    """
+    tasks: dict[str, None] = {}
+    for name in names:
+        tasks |= dict.fromkeys(TASK_SETS.get(name) or (check_task(name),))
+    return tuple(tasks)
+
+
+def data_set_name(task: str) -> str:
+    """Return the name of a task's files: `drawer-open-v3` is `drawer_open`."""
+    return task.removesuffix('-v3').replace('-', '_')
 
 
 def check_task(name: str) -> str:

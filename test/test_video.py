@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.datatypes import Chunk, EE_POSE
-from diffusion_policy_ros.nodes.sim_summary import EpisodeResult
-from diffusion_policy_ros.nodes.sim_video import (
+from diffusion_policy_ros.sim.arm import MetaWorldArm
+from diffusion_policy_ros.sim.cameras import camera_geometry
+from diffusion_policy_ros.sim.video import (
     Album, CAPTION_PX, compose, contact_sheet, draw_chunk, Frame, LAST_FRAME_TIMES, PANEL_PX,
     Video, write_png,
 )
-from diffusion_policy_ros.sim.arm import MetaWorldArm
-from diffusion_policy_ros.sim.cameras import camera_geometry
 
 TASK, STEP_NS = 'reach-v3', 50_000_000
 GREY = 90
@@ -147,7 +146,7 @@ def test_an_album_draws_each_frame_with_the_chunk_of_its_time(pose, tmp_path):
     album = Album(tmp_path, TASK, 'corner4')
     stamps = [1_000_000_000 + i * STEP_NS for i in range(6)]
     chunks = [chunk_at(pose[:3], stamps[2]), chunk_at(pose[:3] + 0.05, stamps[4])]
-    album.add('episode 1/1', EpisodeResult(0, True, 20, 1.0), frames(pose, stamps), chunks)
+    album.add('episode 1/1', True, frames(pose, stamps), chunks)
     assert album.close() == [tmp_path / 'video.mp4', tmp_path / 'contact_sheet.png']
     pictures = read_video(tmp_path / 'video.mp4')
     assert len(pictures) == 5 + LAST_FRAME_TIMES
@@ -163,7 +162,7 @@ def test_the_contact_sheet_is_of_the_first_success(pose, tmp_path):
     album = Album(tmp_path, TASK, 'corner4')
     sheets = []
     for number, success in enumerate((False, True, True)):
-        album.add(f'episode {number}', EpisodeResult(number, success, 9, 1.0),
+        album.add(f'episode {number}', success,
                   frames(pose, [number + 1]), [])
         sheets.append((tmp_path / 'contact_sheet.png').read_bytes())
     album.close()
@@ -172,6 +171,6 @@ def test_the_contact_sheet_is_of_the_first_success(pose, tmp_path):
 
 def test_an_album_without_frames_writes_nothing(tmp_path):
     album = Album(tmp_path, TASK, 'corner4')
-    album.add('episode 1/1', EpisodeResult(0, False, 0, 1.0), [], [])
+    album.add('episode 1/1', False, [], [])
     assert album.close() == []
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from diffusion_policy_ros.datatypes import Chunk, NS_PER_S
-from diffusion_policy_ros.nodes.sim_summary import EpisodeResult
 from diffusion_policy_ros.sim.cameras import camera_geometry, CameraGeometry
 
 VIEW = 'view'  # the outside view among a frame's pictures
@@ -126,9 +125,9 @@ class Album:
         self._video = Video(self._video_path, FPS)
         self._sheet_of_success = False
 
-    def add(self, title: str, result: EpisodeResult, frames: Sequence[Frame],
+    def add(self, title: str, success: bool, frames: Sequence[Frame],
             chunks: Sequence[Chunk]) -> None:
-        """Draw an episode; `chunks` are in the order of their stamps."""
+        """Draw an episode under its title; `chunks` are in the order of their stamps."""
         if not frames:
             return
         stamps, pictures = [chunk.stamp_ns for chunk in chunks], []
@@ -137,14 +136,14 @@ class Album:
             frame = replace(frame, chunk=chunks[index] if index >= 0 else None)
             elapsed_s = (frame.stamp_ns - frames[0].stamp_ns) / NS_PER_S
             last = frame.stamp_ns == frames[-1].stamp_ns
-            outcome = ('success' if result.success else 'failure') if last else frame.status
+            outcome = ('success' if success else 'failure') if last else frame.status
             pictures.append(compose(
                 frame, self._geometries(frame),
-                f'{title}   seed {result.seed}   {elapsed_s:.2f} s   {outcome}'))
+                f'{title}   {elapsed_s:.2f} s   {outcome}'))
             self._video.add(pictures[-1], LAST_FRAME_TIMES if last else 1)
-        if not self._sheet_path.exists() or (result.success and not self._sheet_of_success):
+        if not self._sheet_path.exists() or (success and not self._sheet_of_success):
             write_png(self._sheet_path, contact_sheet(pictures))
-            self._sheet_of_success = result.success
+            self._sheet_of_success = success
 
     def close(self) -> list[Path]:
         """Finish the files; return those that were written."""

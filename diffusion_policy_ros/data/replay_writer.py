@@ -1,0 +1,140 @@
+"""Write demonstrations into a replay buffer on disk, an episode at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numcodecs import Blosc
+import numpy as np
+import zarr
+
+from diffusion_policy_ros.data import jpeg
+from diffusion_policy_ros.data.replay_buffer import JPEG_ENDS, LOW_DIMENSIONAL
+
+ROWS_PER_CHUNK = 4096
+BYTES_PER_CHUNK = 1 << 22
+
+
+class ReplayWriter:
+    """
+    A zarr folder (format 2) that `load_replay_buffer` reads.
+
+    data/<camera>         (N,) uint8 JPEG bytes, all pictures end to end (quality 95, 4:4:4)
+    data/ee_pose          (T, 7) float64     data/gripper         (T, 1) float64
+    data/target_position  (T, 3) float64     data/target_gripper  (T, 1) float64
+    meta/episode_ends     (E,) int64         meta/episode_seeds   (E,) int64
+    meta/<camera>_ends    (T,) int64, where each picture ends in data/<camera>
+
+    An episode counts once its end is written, last: what a kill left of another is cut off when
+    the folder is opened again.
+
+    Args:
+        path: folder; made where it is missing, gone on with where it holds the same settings.
+        cameras: whose pictures are kept.
+        settings: what the data depend on, plain values; another value than the folder's is
+            refused.
+        facts: more attributes, written once.
+
+    Raises:
+        ValueError: the folder holds something else, or was written with other settings.
+    """
+
+    def __init__(self, path: Path, cameras: Sequence[str], settings: Mapping[str, Any],
+                 facts: Mapping[str, Any]) -> None:
+        self._path, self._cameras = path, tuple(cameras)
+        if path.exists() and any(path.iterdir()):
+            self._open(settings)
+        else:
+            self._create({**settings, **facts})
+        meta = self._group['meta']
+        ends, seeds = meta['episode_ends'][:], meta['episode_seeds'][:]
+        self._ends, self.seeds = ends[:len(seeds)].tolist(), seeds[:len(ends)].tolist()
+        self._cut()
+
+    @property
+    def episodes(self) -> int:
+        """Complete episodes."""
+        return len(self._ends)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all complete episodes."""
+        return self._ends[-1] if self._ends else 0
+
+    def append(self, steps: Mapping[str, Sequence[np.ndarray]], seed: int,
+               **attributes: Any) -> None:
+        """
+        Write one episode.
+
+        Args:
+            steps: one value a step for each camera, (H, W, 3) uint8 RGB, and each array above.
+            seed: that the episode began from; unique.
+            attributes: of the whole data set, as they are with this episode.
+        """
+        data, meta = self._group['data'], self._group['meta']
+        for camera in self._cameras:
+            blob, ends = jpeg.encode(steps[camera])
+            _extend(meta[camera + JPEG_ENDS], data[camera].shape[0] + ends)
+            _extend(data[camera], blob)
+        for name in LOW_DIMENSIONAL:
+            _extend(data[name], np.stack(steps[name]))
+        self._group.attrs.update(attributes)
+        end = self.steps + len(steps['ee_pose'])
+        _extend(meta['episode_seeds'], np.array([seed]))
+        _extend(meta['episode_ends'], np.array([end]))
+        self.seeds.append(seed)
+        self._ends.append(end)
+
+    def _create(self, attributes: Mapping[str, Any]) -> None:
+        self._group = zarr.open_group(self._path, mode='w', zarr_format=2)
+        for name, dim in LOW_DIMENSIONAL.items():
+            self._add(f'data/{name}', (dim,), 'f8')
+        for camera in self._cameras:
+            self._add(f'data/{camera}', (), 'u1', BYTES_PER_CHUNK, compressed=False)
+            self._add(f'meta/{camera}{JPEG_ENDS}', (), 'i8')
+        self._add('meta/episode_ends', (), 'i8')
+        self._add('meta/episode_seeds', (), 'i8')
+        self._group.attrs.update({**attributes, 'image_format': 'jpeg',
+                                  'jpeg_quality': jpeg.QUALITY})
+
+    def _add(self, name: str, shape: tuple[int, ...], dtype: str, chunk: int = ROWS_PER_CHUNK,
+             compressed: bool = True) -> None:
+        codec = Blosc('zstd', clevel=3, shuffle=Blosc.NOSHUFFLE) if compressed else None
+        self._group.create_array(name, shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype,
+                                 compressors=codec)
+
+    def _open(self, settings: Mapping[str, Any]) -> None:
+        try:
+            self._group = zarr.open_group(self._path, mode='r+', zarr_format=2)
+        except (FileNotFoundError, ValueError):
+            raise ValueError(f'{self._path}: found something else than a zarr group, expected '
+                             'no such folder or an unfinished collection') from None
+        for key, value in {**settings, 'image_format': 'jpeg'}.items():
+            found = self._group.attrs.get(key)
+            if found != value:
+                raise ValueError(f'{self._path}: was collected with {key} {found!r}, now '
+                                 f'{value!r}: expected the same settings or another folder')
+
+    def _cut(self) -> None:
+        data, meta = self._group['data'], self._group['meta']
+        for camera in self._cameras:
+            ends = meta[camera + JPEG_ENDS]
+            _shorten(ends, self.steps)
+            _shorten(data[camera], int(ends[-1]) if self.steps else 0)
+        for name in LOW_DIMENSIONAL:
+            _shorten(data[name], self.steps)
+        for name in ('episode_ends', 'episode_seeds'):
+            _shorten(meta[name], self.episodes)
+
+
+def _extend(array: zarr.Array, values: np.ndarray) -> None:
+    start = array.shape[0]
+    array.resize((start + len(values), *array.shape[1:]))
+    array[start:] = values
+
+
+def _shorten(array: zarr.Array, length: int) -> None:
+    if array.shape[0] > length:
+        array.resize((length, *array.shape[1:]))

@@ -1,0 +1,49 @@
+import cv2
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.data import jpeg
+
+
+def pictures(n=3, size=48):
+    rows, columns = np.mgrid[:size, :size]
+    return [np.stack([rows * 5, columns * 5, rows + columns + 40 * i], axis=-1).astype(np.uint8)
+            for i in range(n)]
+
+
+def test_what_comes_out_is_nearly_what_went_in_and_in_the_same_order_of_colours():
+    blob, ends = jpeg.encode(pictures())
+    assert jpeg.picture_shape(blob, ends) == (48, 48, 3)
+    out = np.empty((3, 48, 48, 3), np.uint8)
+    jpeg.decode(blob, ends, out)
+    for decoded, picture in zip(out, pictures()):
+        assert np.abs(decoded.astype(int) - picture).mean() < 1.0
+
+
+def test_each_part_is_a_jpeg_file_of_its_own():
+    blob, ends = jpeg.encode(pictures())
+    for part, picture in zip(np.split(blob, ends[:-1]), pictures()):
+        other = cv2.cvtColor(cv2.imdecode(part, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        assert np.abs(other.astype(int) - picture).mean() < 1.0
+
+
+def test_no_pictures_are_no_bytes():
+    blob, ends = jpeg.encode([])
+    assert blob.shape == ends.shape == (0,)
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda blob, ends: blob[ends[0]:ends[1]].fill(0), 'picture 1 is no JPEG'),
+    (lambda blob, ends: ends.__setitem__(1, ends[0]), 'picture 1 is no JPEG'),
+])
+def test_a_broken_picture_is_named(spoil, message):
+    blob, ends = jpeg.encode(pictures())
+    spoil(blob, ends)
+    with pytest.raises(ValueError, match=message):
+        jpeg.decode(blob, ends, np.empty((3, 48, 48, 3), np.uint8))
+
+
+def test_a_picture_of_another_size_is_named():
+    blob, ends = jpeg.encode([*pictures(2), *pictures(1, size=40)])
+    with pytest.raises(ValueError, match=r'picture 2 has shape \(40, 40, 3\), expected \(48'):
+        jpeg.decode(blob, ends, np.empty((3, 48, 48, 3), np.uint8))

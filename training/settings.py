@@ -1,0 +1,112 @@
+"""What a file of config/training/ holds, and how the command line changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.typed import from_mapping, load_yaml
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """
+    How a policy is trained.
+
+    Attributes:
+        episodes: demonstrations taken from the data set, the first ones.
+        steps: optimiser steps; 0 where `epochs` says how long.
+        epochs: times that each window is seen; 0 where `steps` says how long.
+        validation_episodes: demonstrations after those, for validation alone.
+        segments: stretches of neighbouring windows in a process's batch; frames are encoded once.
+        segment_windows: windows of a segment, one policy step apart; 1 for independent windows.
+        noise_draws: noise levels drawn for each window.
+        accumulation: batches whose gradients make one optimiser step.
+        learning_rate: of AdamW, after the warm-up; a cosine brings it to 0.
+        betas: of AdamW.
+        weight_decay: of AdamW; of a transformer's matrices alone.
+        encoder_weight_decay: of the image encoders.
+        clip_norm: greatest norm of a step's gradient; 0 for any.
+        warmup_steps: optimiser steps of linear warm-up.
+        ema_power: the averaged weights' decay is min(ema_max, 1 - (1 + step)^-ema_power).
+        ema_max: its upper bound; 0 for no average, the weights themselves are kept.
+        bf16: autocast to bfloat16, on a CPU the image encoder alone; a gain with AMX or on a GPU.
+        images: `memory` keeps the pictures in memory, `device` on the accelerator, `mapped` on
+            disk, decoded once, for what memory does not hold.
+        save_every: optimiser steps from one saved state to the next.
+        evaluate_every: epochs from one evaluation in the simulator to the next; 0 for none.
+        evaluation_episodes: episodes of each.
+        seed: of weights, batches and noise.
+    """
+
+    episodes: int
+    steps: int = 0
+    epochs: float = 0.0
+    validation_episodes: int = 10
+    segments: int = 16
+    segment_windows: int = 8
+    noise_draws: int = 1
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    betas: tuple[float, ...] = (0.95, 0.999)
+    weight_decay: float = 1e-6
+    encoder_weight_decay: float = 1e-6
+    clip_norm: float = 0.0
+    warmup_steps: int = 500
+    ema_power: float = 0.75
+    ema_max: float = 0.9999
+    bf16: bool = False
+    images: str = 'memory'
+    save_every: int = 250
+    evaluate_every: float = 0.0
+    evaluation_episodes: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f'training: steps is {self.steps} and epochs {self.epochs}, expected '
+                             'one of them to be more than 0')
+        for name in ('episodes', 'validation_episodes', 'segments', 'segment_windows',
+                     'noise_draws', 'accumulation', 'learning_rate', 'save_every',
+                     'evaluation_episodes'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f'training.{name} is {getattr(self, name)}, expected more than 0')
+        if self.images not in ('memory', 'device', 'mapped'):
+            raise ValueError(f'training.images is {self.images!r}, expected memory, device or '
+                             'mapped')
+        if len(self.betas) != 2:
+            raise ValueError(f'training.betas is {list(self.betas)}, expected two numbers')
+
+
+@dataclass(frozen=True)
+class Config:
+    """A file of config/training/."""
+
+    policy: PolicyConfig
+    training: TrainingConfig
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> Config:
+    """
+    Read a file and put `key.of.value=value` overrides over it.
+
+    Raises:
+        ValueError: in one line that names the file or override and the key.
+    """
+    values = load_yaml(path)
+    for override in overrides:
+        key, sign, text = override.partition('=')
+        if not sign:
+            raise ValueError(f'--set {override}: expected key=value')
+        *parents, name = key.split('.')
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f'--set {override}: {parent} has no {name}')
+        place[name] = yaml.safe_load(text)
+    return from_mapping(Config, values, str(path))
