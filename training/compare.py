@@ -1,21 +1,23 @@
 #!/usr/bin/env python3
 """
-Train and evaluate variants of one configuration: `compare.py VARIANTS -d DATASET -o FOLDER`.
+Train and evaluate every variant on every task of a table: `compare.py TABLE -r results/NAME`.
 
-Each variant's result is a JSON file in `--results`; those that are there already are not run
-again, so the command can be stopped and goes on where it was.
+Demonstrations that are missing are collected first. Each result is `<task>/<variant>.json` in the
+folder of `--results`; those that are there already are not run again, so the command can be
+stopped and goes on where it was. `report.py` draws them.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import json
 from pathlib import Path
 import subprocess
 import sys
 
+from diffusion_policy_ros.sim.tasks import check_task, data_set_name
 from diffusion_policy_ros.typed import from_mapping, load_yaml
 
 HERE = Path(__file__).resolve().parent
@@ -24,69 +26,120 @@ HERE = Path(__file__).resolve().parent
 @dataclass(frozen=True)
 class Variant:
     """
-    One row of the table.
+    One way to train.
 
     Attributes:
+        base: configuration beside the table's file; None for the table's.
         set: overrides of the configuration, `key=value`.
         of: variant whose checkpoint is evaluated, where only the evaluation differs.
-        blend_s: overlap of two chunks in the evaluation, seconds; None for the node's default.
+        evaluate: options of evaluate.py.
     """
 
+    base: str | None = None
     set: tuple[str, ...] = ()
     of: str | None = None
-    blend_s: float | None = None
+    evaluate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Variants:
-    """A variants file: the configuration beside it that they change, and each by name."""
+class Task:
+    """
+    What one task needs beside the others.
+
+    Attributes:
+        cameras: cameras to collect; None for the table's.
+        set: overrides for all its variants.
+    """
+
+    cameras: tuple[str, ...] | None = None
+    set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    Tasks and variants.
+
+    Attributes:
+        base: configuration of variants that name none.
+        tasks: by name.
+        variants: by name.
+        collect: options of collect_demos.py.
+        cameras: cameras to collect.
+        episodes: demonstrations to collect of a task.
+        evaluation_episodes: episodes of each evaluation.
+    """
 
     base: str
+    tasks: dict[str, Task]
     variants: dict[str, Variant]
+    collect: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ('arm', 'wrist')
+    episodes: int = 260
+    evaluation_episodes: int = field(default=50)
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            check_task(task)
+        for name, variant in self.variants.items():
+            if variant.of is not None and variant.of not in self.variants:
+                raise ValueError(f'variant {name}: there is no {variant.of}')
 
 
-def run_variant(name: str, variant: Variant, config: Path, options: argparse.Namespace) -> None:
-    """Train a variant, unless it shares another's checkpoint, and evaluate it."""
-    folder = options.output / (variant.of or name)
-    threads = ['--threads', str(options.threads)]
-    if variant.of is None:
-        overrides = [word for value in (*variant.set, *options.overrides)
-                     for word in ('--set', value)]
-        subprocess.run([sys.executable, HERE / 'train.py', config, '-d', options.dataset,
-                        '-o', folder, *overrides, *threads], check=True)
-    blend = [] if variant.blend_s is None else ['--blend', str(variant.blend_s)]
-    subprocess.run([sys.executable, HERE / 'evaluate.py', folder / 'checkpoint',
-                    '--episodes', str(options.episodes), '-o', options.results / f'{name}.json',
-                    *blend, *threads], check=True)
+def step(script: str, *arguments: object) -> None:
+    """Run one script of this folder."""
+    subprocess.run([sys.executable, HERE / script, *map(str, arguments)], check=True)
+
+
+def run(table: Table, task: str, name: str, options: argparse.Namespace) -> None:
+    """Collect, train and evaluate one variant on one task, as far as that is not done."""
+    variant, short = table.variants[name], data_set_name(task)
+    data = options.datasets / f'{short}.zarr'
+    cameras = table.tasks[task].cameras or table.cameras
+    step('collect_demos.py', '--task', task, '--episodes', table.episodes, '--cameras', *cameras,
+         *table.collect, '-o', data)
+    folder = options.output / short / (variant.of or name)
+    source = table.variants[variant.of] if variant.of else variant
+    overrides = [word for value in (f'policy.task={task}', *table.tasks[task].set, *source.set,
+                                    *options.overrides) for word in ('--set', value)]
+    threads = ('--threads', options.threads)
+    step('train.py', options.table.parent / (source.base or table.base), '-d', data, '-o', folder,
+         *overrides, *threads)
+    step('evaluate.py', folder / 'checkpoint', '--episodes', table.evaluation_episodes,
+         '-o', options.results / short / f'{name}.json', *variant.evaluate, *threads)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all variants, or those named."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
-    parser.add_argument('variants', type=Path, help='YAML file of variants')
-    parser.add_argument('-d', '--dataset', type=Path, required=True, help='zarr replay buffer')
-    parser.add_argument('-o', '--output', type=Path, required=True, help='folder of the trainings')
+    """Run all that is not done, or what is named."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('table', type=Path, help='YAML file of tasks and variants')
+    parser.add_argument('-d', '--datasets', type=Path, default=Path('data_sets'),
+                        help='folder of the demonstrations')
+    parser.add_argument('-o', '--output', type=Path, default=Path('out/training'),
+                        help='folder of the trainings')
     parser.add_argument('-r', '--results', type=Path, required=True, help='folder of JSON results')
-    parser.add_argument('--only', nargs='*', metavar='NAME', help='variants to run')
-    parser.add_argument('--episodes', type=int, default=100, help='evaluation episodes')
+    parser.add_argument('--tasks', nargs='*', metavar='TASK', help='tasks to run; all by default')
+    parser.add_argument('--variants', nargs='*', metavar='NAME',
+                        help='variants to run; all by default')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         dest='overrides', help='override a value in every variant')
     parser.add_argument('--threads', type=int, default=2, help='PyTorch threads')
     options = parser.parse_args(arguments)
     try:
-        table = from_mapping(Variants, load_yaml(options.variants), str(options.variants))
-        unknown = set(options.only or ()) - set(table.variants)
-        if unknown:
-            raise ValueError(f'--only {min(unknown)}: expected one of {", ".join(table.variants)}')
-        for name in options.only or table.variants:
-            done = options.results / f'{name}.json'
-            if done.exists():
-                result = json.loads(done.read_text())
-                print(f"{name}: {result['n_success']}/{result['n_episodes']} in {done}")
-            else:
-                print(f'{name}:', flush=True)
-                run_variant(name, table.variants[name], options.variants.parent / table.base,
-                            options)
+        table = from_mapping(Table, load_yaml(options.table), str(options.table))
+        for asked, known in ((options.tasks, table.tasks), (options.variants, table.variants)):
+            unknown = sorted(set(asked or ()) - set(known))
+            if unknown:
+                raise ValueError(f'{unknown[0]}: expected one of {", ".join(known)}')
+        for name in options.variants or table.variants:
+            for task in options.tasks or table.tasks:
+                result = options.results / data_set_name(task) / f'{name}.json'
+                if not result.exists():
+                    print(f'{task}, {name}:', flush=True)
+                    run(table, task, name, options)
+                found = json.loads(result.read_text())
+                print(f"{task}, {name}: {found['n_success']}/{found['n_episodes']}", flush=True)
     except ValueError as error:
         sys.exit(f'compare: {error}')
     except subprocess.CalledProcessError as error:

@@ -2,113 +2,47 @@
 """
 Train a diffusion policy on a replay buffer: `train.py CONFIG -d DATASET -o FOLDER`.
 
-Stop it at any time; the same command goes on where it stopped. FOLDER then holds `checkpoint/`
-(the averaged weights), `metrics.jsonl`, `loss.png` and `state.pt` to resume from.
+On several GPUs or machines: `accelerate launch training/train.py ...`. Stop it at any time; the
+same command goes on where it stopped. FOLDER then holds `checkpoint/` (the averaged weights),
+`metrics.jsonl`, `tensorboard/`, `loss.png` and `state.pt` to resume from.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib.metadata import version
 import json
 import math
 import os
 from pathlib import Path
 import platform
+import signal
 import sys
+import textwrap
 import time
 from typing import Any
 
-from matplotlib.figure import Figure
+from accelerate import Accelerator
+from monitor import Monitor, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from settings import Config, read_config, TrainingConfig
 import torch
-import yaml
+from torch import nn
 
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
-from diffusion_policy_ros.data.window_data import WindowBatch, WindowData
+from diffusion_policy_ros.data.step_batches import Batch, StepBatches
+from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
-from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.typed import from_mapping, load_yaml, to_mapping
+from diffusion_policy_ros.typed import describe, to_mapping
 
-VALIDATION_WINDOWS = 64
 LOG_EVERY = 25
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """
-    How a policy is trained.
-
-    Attributes:
-        episodes: demonstrations taken from the data set, the first ones.
-        steps: optimiser steps.
-        validation_episodes: demonstrations after those, for the validation loss alone.
-        segments: stretches of neighbouring windows in a batch; their frames are encoded once.
-        segment_windows: windows of a segment, one policy step apart.
-        noise_draws: noise levels drawn for each window.
-        learning_rate: of AdamW, after the warm-up; a cosine brings it to 0.
-        betas: of AdamW.
-        weight_decay: of AdamW; of a transformer's matrices alone.
-        encoder_weight_decay: of the image encoders.
-        clip_norm: greatest norm of a step's gradient; 0 for any.
-        warmup_steps: steps of linear warm-up.
-        ema_power: the averaged weights' decay is min(ema_max, 1 - (1 + step)^-ema_power).
-        ema_max: its upper bound.
-        bf16: autocast the image encoder to bfloat16; slower without AMX or AVX512_BF16.
-        save_every: steps from one saved state to the next.
-        seed: of weights, batches and noise.
-    """
-
-    episodes: int
-    steps: int
-    validation_episodes: int = 10
-    segments: int = 16
-    segment_windows: int = 8
-    noise_draws: int = 2
-    learning_rate: float = 1e-4
-    betas: tuple[float, ...] = (0.95, 0.999)
-    weight_decay: float = 1e-6
-    encoder_weight_decay: float = 1e-6
-    clip_norm: float = 0.0
-    warmup_steps: int = 500
-    ema_power: float = 0.75
-    ema_max: float = 0.9999
-    bf16: bool = False
-    save_every: int = 250
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Config:
-    """A file of config/training/."""
-
-    policy: PolicyConfig
-    training: TrainingConfig
-
-
-def read_config(path: Path, overrides: Sequence[str]) -> Config:
-    """
-    Read a file and put `key.of.value=value` overrides over it.
-
-    Raises:
-        ValueError: in one line that names the file or override and the key.
-    """
-    values = load_yaml(path)
-    for override in overrides:
-        key, sign, text = override.partition('=')
-        if not sign:
-            raise ValueError(f'--set {override}: expected key=value')
-        *parents, name = key.split('.')
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = yaml.safe_load(text)
-    return from_mapping(Config, values, str(path))
+FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
 
 
 def parameter_groups(policy: DiffusionPolicy, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -124,200 +58,307 @@ def parameter_groups(policy: DiffusionPolicy, training: TrainingConfig) -> list[
              'weight_decay': training.encoder_weight_decay}]
 
 
+def learning_rate(step: int, steps: int, training: TrainingConfig) -> float:
+    """Return the rate of a step: a linear warm-up, then a cosine to 0."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    done = (step - training.warmup_steps) / max(1, steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def ema_decay(step: int, training: TrainingConfig) -> float:
+    """Return the share of the averaged weights that a step leaves."""
+    return min(training.ema_max, 1.0 - (1.0 + step) ** -training.ema_power)
+
+
+class StepLoss(nn.Module):
+    """A batch to its loss, as one module that can be wrapped for many processes."""
+
+    def __init__(self, policy: DiffusionPolicy, cpu_bf16: bool) -> None:
+        super().__init__()
+        self.policy, self._cpu_bf16 = policy, cpu_bf16
+
+    def forward(self, images: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Return the mean loss; `images` are camera to (U, C, H, W) uint8, the batch's frames."""
+        with torch.autocast('cpu', torch.bfloat16, enabled=self._cpu_bf16):
+            features = self.policy.encode(images, batch.crop)
+        if features is not None:
+            features = features.float()[batch.frames]
+        return self.policy.loss_from_features(features, batch.state, batch.action, batch.noise,
+                                              batch.timestep)
+
+
 class Trainer:
     """Weights, their average and the optimiser; all else follows from the step and the seed."""
 
-    def __init__(self, config: Config, data: WindowData, validation: WindowData) -> None:
-        self.config, self.data, self.validation = config, data, validation
-        training = config.training
+    def __init__(self, config: Config, data: WindowData, accelerator: Accelerator) -> None:
+        self.config, self.data, self.accelerator = config, data, accelerator
+        training, device = config.training, accelerator.device
         torch.manual_seed(training.seed)
         normalizer = Normalizer.fit(data.arrays_to_normalize())
-        self.policy = DiffusionPolicy(config.policy, normalizer)
-        self.average = DiffusionPolicy(config.policy, normalizer).requires_grad_(False)
+        self.policy = DiffusionPolicy(config.policy, normalizer).to(device)
+        self.average = DiffusionPolicy(config.policy, normalizer).to(device)
         self.average.load_state_dict(self.policy.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.policy, training), lr=training.learning_rate,
-            betas=training.betas)
-        self.starts = data.segment_starts(training.segment_windows)
-        self.step = 0
+        self.average.eval().requires_grad_(False)
+        self.model, self.optimizer = accelerator.prepare(
+            StepLoss(self.policy, training.bf16 and device.type == 'cpu'),
+            torch.optim.AdamW(parameter_groups(self.policy, training), lr=training.learning_rate,
+                              betas=training.betas, fused=True))
+        self.batches = StepBatches(
+            data, training.segments, training.segment_windows, training.noise_draws,
+            training.seed, training.accumulation, accelerator.process_index,
+            accelerator.num_processes)
+        self.steps = training.steps or math.ceil(training.epochs * self.batches.steps_per_epoch)
+        self.step, self.waited_s = 0, 0.0
+        self._images = {name: torch.from_numpy(data.buffer.arrays[name]).to(device)
+                        for name in self.policy.encoders} if training.images == 'device' else None
+        self._loader, self._next = ThreadPoolExecutor(1), None
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the step to come."""
-        training = self.config.training
-        if self.step < training.warmup_steps:
-            return training.learning_rate * (self.step + 1) / training.warmup_steps
-        done = (self.step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-        return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-    def advance(self) -> float:
-        """Take one optimiser step; return its loss."""
-        training = self.config.training
-        # Drawn from the seed and the step alone, so that a resumed run draws the same.
-        rng = np.random.default_rng([training.seed, self.step])
-        starts = rng.choice(self.starts, training.segments, replace=False)
-        batch = self.data.segments(starts, training.segment_windows)
-        noise_seed, dropout_seed = rng.integers(2 ** 62, size=2).tolist()
-        torch.manual_seed(dropout_seed)
-        loss = self._loss(self.policy, batch, noise_seed)
+    def advance(self) -> torch.Tensor:
+        """Take one optimiser step; return its loss, of this process's batches."""
+        training, accelerator = self.config.training, self.accelerator
         for group in self.optimizer.param_groups:
-            group['lr'] = self.learning_rate
+            group['lr'] = learning_rate(self.step, self.steps, training)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.manual_seed(self._dropout_seed())
+        total, loaded = torch.zeros((), device=accelerator.device), self._load()
+        for i, (images, batch) in enumerate(loaded):
+            last = i == len(loaded) - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                loss = self.model(self._to_device(images, batch), batch.to(accelerator.device))
+                loss = loss * batch.share
+                accelerator.backward(loss)
+            total += loss.detach()
         if training.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), training.clip_norm)
+            accelerator.clip_grad_norm_(self.policy.parameters(), training.clip_norm)
         self.optimizer.step()
-        decay = min(training.ema_max, 1.0 - (1.0 + self.step) ** -training.ema_power)
         torch._foreach_lerp_(list(self.average.parameters()),
-                             [weight.detach() for weight in self.policy.parameters()], 1.0 - decay)
+                             [weight.detach() for weight in self.policy.parameters()],
+                             1.0 - ema_decay(self.step, training))
         self.step += 1
-        return loss.item()
+        return total
 
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Return the averaged weights' loss on held-out windows, the same noise every time."""
-        rng = np.random.default_rng(self.config.training.seed)
-        rows = np.flatnonzero(self.validation.windows.trained)
-        rows = rng.choice(rows, min(VALIDATION_WINDOWS, len(rows)), replace=False)
-        return self._loss(self.average, self.validation.batch(rows), seed=0, cropped=False).item()
+    def _load(self) -> list[tuple[dict[str, np.ndarray], Batch]]:
+        """Return this step's batches, and have the next step's made while this one is learnt."""
+        start = time.perf_counter()
+        loading = self._next or self._loader.submit(self._batches_of, self.step)
+        loaded = loading.result()
+        self.waited_s += time.perf_counter() - start
+        self._next = self._loader.submit(self._batches_of, self.step + 1)
+        return loaded
+
+    def _batches_of(self, step: int) -> list[tuple[dict[str, np.ndarray], Batch]]:
+        return [({} if self._images else self.data.images(batch.shown.numpy()), batch)
+                for batch in self.batches.of_step(step)]
+
+    def _to_device(self, images: dict[str, np.ndarray], batch: Batch) -> dict[str, torch.Tensor]:
+        device = self.accelerator.device
+        if self._images:
+            shown = batch.shown.to(device)
+            found = {name: frames[shown] for name, frames in self._images.items()}
+        else:
+            found = {name: torch.from_numpy(frames).to(device) for name, frames in images.items()}
+        return {name: frames.movedim(-1, -3) for name, frames in found.items()}
+
+    def _dropout_seed(self) -> int:
+        place = [self.config.training.seed, self.step, self.accelerator.process_index]
+        return int(np.random.SeedSequence(place).generate_state(1)[0])
 
     def save(self, folder: Path, provenance: dict[str, Any]) -> None:
-        """Write the state to resume from and the averaged weights as a checkpoint."""
+        """
+        Write the state to resume from and the averaged weights as a checkpoint.
+
+        Raises:
+            OSError: the disk is full, say; what was saved before is still there.
+        """
         state = {'policy': self.policy.state_dict(), 'average': self.average.state_dict(),
                  'optimizer': self.optimizer.state_dict(), 'step': self.step,
+                 'processes': self.accelerator.num_processes,
                  'config': json.dumps(to_mapping(self.config))}
-        torch.save(state, folder / '.state.pt.new')
-        os.replace(folder / '.state.pt.new', folder / 'state.pt')
-        save_checkpoint(folder / 'checkpoint', self.average, {**provenance, 'step': self.step})
+        new = folder / '.state.pt.new'
+        try:
+            torch.save(state, new)
+            save_checkpoint(folder / 'checkpoint', self.average,
+                            {**provenance, 'step': self.step})
+            os.replace(new, folder / 'state.pt')
+        except RuntimeError as error:  # what torch.save makes of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
+        finally:
+            new.unlink(missing_ok=True)
 
     def resume(self, path: Path) -> None:
         """
         Go on from a saved state.
 
         Raises:
-            ValueError: it was saved by a run with another configuration.
+            ValueError: it was saved by a run with another configuration or of another number of
+                processes.
         """
-        state = torch.load(path, weights_only=True)
-        if json.loads(state['config']) != to_mapping(self.config):
-            raise ValueError(f'{path}: was saved with another configuration, expected the same '
-                             'or another folder')
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        found, expected = json.loads(state['config']), to_mapping(self.config)
+        if found != expected:
+            keys = [f'{part}.{key} was {found[part].get(key)!r}, is {value!r}'
+                    for part in expected for key, value in expected[part].items()
+                    if found[part].get(key) != value]
+            raise ValueError(f'{path}: was saved with another configuration ({"; ".join(keys)}), '
+                             'expected the same or another folder')
+        if state['processes'] != self.accelerator.num_processes:
+            raise ValueError(f"{path}: was saved by {state['processes']} processes, these are "
+                             f'{self.accelerator.num_processes}')
         self.policy.load_state_dict(state['policy'])
         self.average.load_state_dict(state['average'])
         self.optimizer.load_state_dict(state['optimizer'])
         self.step = state['step']
-
-    def _loss(self, policy: DiffusionPolicy, batch: WindowBatch, seed: int,
-              cropped: bool = True) -> torch.Tensor:
-        draws = self.config.training.noise_draws
-        images = {name: torch.from_numpy(frames).permute(0, 3, 1, 2)
-                  for name, frames in batch.images.items()}
-        drawn = policy.draw({'images': images, 'action': torch.from_numpy(batch.action)},
-                            torch.Generator().manual_seed(seed), draws)
-        with torch.autocast('cpu', torch.bfloat16, enabled=self.config.training.bf16):
-            features = policy.encode(images, drawn['crop'] if cropped else None)
-        if features is not None:
-            features = features.float()[torch.from_numpy(batch.frames)]
-        state = None if batch.state is None else torch.from_numpy(batch.state)
-        return policy.loss_from_features(features, state, drawn['action'], drawn['noise'],
-                                         drawn['timestep'])
 
 
 def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[str, Any]]:
     """Return what is trained on, what is held out, and the data's provenance."""
     training = config.training
     cameras = tuple(camera.name for camera in config.policy.observation.cameras)
-    buffer = load_replay_buffer(path, cameras)
-    used = buffer.head(training.episodes + training.validation_episodes)
+    used = load_replay_buffer(path, cameras, training.episodes + training.validation_episodes,
+                              mapped=training.images == 'mapped')
     train, held_out = used.split(training.episodes)
     provenance = {'data': {'name': path.name, 'sha256': used.digest(),
-                           'task': buffer.attributes['task'],
-                           'seed_start': buffer.attributes['seed_start'],
+                           'task': used.attributes['task'],
+                           'seed_start': used.attributes['seed_start'],
                            'episodes': training.episodes,
                            'validation_episodes': training.validation_episodes,
                            'frames': int(train.episode_ends[-1]),
-                           'versions': buffer.attributes['versions']}}
+                           'versions': used.attributes['versions']}}
     return WindowData(train, config.policy), WindowData(held_out, config.policy), provenance
 
 
-def train(config: Config, dataset: Path, folder: Path) -> None:
+def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
+          stopping: Callable[[], bool] = lambda: False) -> bool:
     """
     Train until the last step, going on from what `folder` holds.
 
+    Args:
+        config: of policy and training.
+        dataset: replay buffer.
+        folder: of the run.
+        accelerator: the processes that learn together.
+        stopping: whether to save and end after the present step.
+
+    Returns:
+        Whether the last step is reached.
+
     Raises:
         ValueError: in one line: data or folder do not fit the configuration.
+        OSError: the run's files cannot be written.
     """
-    data, validation, provenance = read_data(dataset, config)
-    trainer = Trainer(config, data, validation)
-    folder.mkdir(parents=True, exist_ok=True)
+    with accelerator.main_process_first():  # who decodes the pictures that all map
+        data, held_out, provenance = read_data(dataset, config)
+    trainer = Trainer(config, data, accelerator)
     if (folder / 'state.pt').exists():
         trainer.resume(folder / 'state.pt')
-    else:
-        (folder / 'metrics.jsonl').unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
     provenance |= {'training': to_mapping(config.training), 'machine': platform.machine(),
+                   'device': accelerator.device.type, 'processes': accelerator.num_processes,
                    'threads': torch.get_num_threads(),
-                   'versions': {'python': platform.python_version(),
-                                **{name: version(name) for name in ('torch', 'torchvision')}}}
-    steps = config.training.steps
+                   'versions': {'python': platform.python_version(), **{
+                       name: version(name) for name in ('torch', 'torchvision', 'accelerate')}}}
+    monitor = None
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        monitor = Monitor(folder, trainer.step, Validation(held_out, config.training.seed))
+    run(trainer, monitor, stopping, lambda: trainer.save(folder, provenance))
+    if monitor is not None:
+        monitor.close()
+    return trainer.step >= trainer.steps
+
+
+def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
+        save: Callable[[], None]) -> None:
+    """Advance to the last step or until told to stop; measure, save and evaluate on the way."""
+    training, accelerator = trainer.config.training, trainer.accelerator
+    evaluate_every = round(training.evaluate_every * trainer.batches.steps_per_epoch)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TextColumn('{task.fields[rate]:.2f} steps/s'), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task('training', total=steps, completed=trainer.step, rate=0.0)
-        losses, started, first = [], time.perf_counter(), trainer.step
-        while trainer.step < steps:
+    losses, started, first = [], time.perf_counter(), trainer.step
+    with Progress(*columns, disable=monitor is None or not sys.stderr.isatty()) as progress:
+        bar = progress.add_task('training', total=trainer.steps, completed=first, rate=0.0)
+        while trainer.step < trainer.steps:
             losses.append(trainer.advance())
+            stop = _any(accelerator, stopping())
+            saving = trainer.step % training.save_every == 0 or trainer.step == trainer.steps
+            evaluating = evaluate_every and trainer.step % evaluate_every == 0
             rate = (trainer.step - first) / (time.perf_counter() - started)
-            progress.update(bar, completed=trainer.step, rate=rate,
-                            description=f'loss {np.mean(losses[-LOG_EVERY:]):.4f}')
-            saving = trainer.step % config.training.save_every == 0 or trainer.step == steps
-            if trainer.step % LOG_EVERY == 0 or saving:
-                _log(folder, trainer, losses, rate, saving)
+            progress.update(bar, completed=trainer.step, rate=rate)
+            if trainer.step % LOG_EVERY == 0 or saving or evaluating or stop:
+                loss = accelerator.reduce(torch.stack(losses).mean(), 'mean').item()
+                progress.update(bar, description=f'loss {loss:.4f}')
+                row = {'loss': loss, 'steps_per_s': round(rate, 3), 'waiting': round(
+                    trainer.waited_s / (time.perf_counter() - started), 4),
+                    'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
                 losses = []
-            if saving:
-                trainer.save(folder, provenance)
-    draw_losses(folder)
-    print(f'wrote {folder}/checkpoint after {trainer.step} steps')
+                if monitor is not None:
+                    success = _evaluate(trainer) if evaluating else {}
+                    monitor.write(trainer.step, {**row, **success},
+                                  trainer.average if saving or evaluating else None)
+                    if saving or stop:
+                        save()
+                accelerator.wait_for_everyone()
+            if stop:
+                break
 
 
-def _log(folder: Path, trainer: Trainer, losses: list[float], rate: float, validate: bool) -> None:
-    row = {'step': trainer.step, 'loss': float(np.mean(losses)),
-           'learning_rate': trainer.learning_rate, 'steps_per_s': round(rate, 3)}
-    if validate:
-        row['validation_loss'] = trainer.validation_loss()
-    with (folder / 'metrics.jsonl').open('a') as file:
-        file.write(json.dumps(row) + '\n')
+def _any(accelerator: Accelerator, flag: bool) -> bool:
+    """Return whether the flag is raised in any process."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
 
 
-def draw_losses(folder: Path) -> None:
-    """Draw loss.png from metrics.jsonl; where a run was resumed the later rows count."""
-    rows = {row['step']: row for row in
-            map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())}
-    figure = Figure(figsize=(6, 3.5), layout='constrained')
-    axes = figure.subplots()
-    for key, style in (('loss', '-'), ('validation_loss', 'o-')):
-        points = [(step, row[key]) for step, row in sorted(rows.items()) if key in row]
-        axes.plot(*zip(*points, strict=True), style, markersize=3, label=key.replace('_', ' '))
-    axes.set(xlabel='optimiser step', ylabel='mean squared error of the noise', yscale='log')
-    axes.legend()
-    figure.savefig(folder / 'loss.png', dpi=120)
+def _evaluate(trainer: Trainer) -> dict[str, float]:
+    """Return the averaged weights' success in the simulator."""
+    import evaluate
+    seeds = range(FIRST_EVALUATION_SEED,
+                  FIRST_EVALUATION_SEED + trainer.config.training.evaluation_episodes)
+    result = evaluate.evaluate(trainer.average, trainer.config.policy.task, seeds)
+    return {'success': result['n_success'] / result['n_episodes']}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.strip().split('\n\n')[0], epilog=_values(),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=Path, help='file of config/training/')
     parser.add_argument('-d', '--dataset', type=Path, required=True, help='zarr replay buffer')
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         dest='overrides', help='override a value, for example training.steps=3000')
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='PyTorch threads')
+    parser.add_argument('--cpu', action='store_true', help='leave GPUs alone')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision('high')
+    received: list[int] = []
     try:
-        train(read_config(options.config, options.overrides), options.dataset, options.output)
-    except ValueError as error:
+        config = read_config(options.config, options.overrides)
+        use_cpu = options.cpu or not torch.cuda.is_available()
+        accelerator = Accelerator(
+            cpu=use_cpu, mixed_precision='bf16' if config.training.bf16 and not use_cpu else 'no')
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: (received.append(number),
+                                                     signal.signal(number, signal.SIG_DFL)))
+        done = train(config, options.dataset, options.output, accelerator, lambda: bool(received))
+    except (ValueError, OSError) as error:
         sys.exit(f'train: {error}')
-    except KeyboardInterrupt:
-        sys.exit('train: stopped; the same command goes on from the last saved step')
+    if accelerator.is_main_process and done:
+        print(f'wrote {options.output}/checkpoint')
+    if not done:
+        sys.exit('train: stopped and saved; the same command goes on')
+
+
+def _values() -> str:
+    """Return the table of a configuration's values."""
+    lines = ['values of CONFIG, each of which --set can override:']
+    for name, kind, default, note in describe(Config):
+        lines += [f'  {name}  ({kind}{", default " + default if default else ""})',
+                  *textwrap.wrap(note, 94, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

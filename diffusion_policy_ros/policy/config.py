@@ -48,7 +48,13 @@ class CameraSpec:
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """Cameras and state parts, in the order in which the network's input holds them."""
+    """
+    What is observed, in the order in which the network's input holds it.
+
+    Attributes:
+        cameras: at most one of each name.
+        state: parts of the arm's state: ee_position, ee_rotation, gripper.
+    """
 
     cameras: tuple[CameraSpec, ...]
     state: tuple[str, ...] = ('ee_position', 'gripper')
@@ -128,7 +134,15 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """Conditional 1-D U-Net (Chi et al. 2023, section III-A)."""
+    """
+    Conditional 1-D U-Net (Chi et al. 2023, section III-A).
+
+    Attributes:
+        down_dims: channels of each stage; every stage but the last halves the steps.
+        kernel_size: steps that a convolution spans.
+        n_groups: groups of each GroupNorm.
+        diffusion_step_embed_dim: width of the noise level's embedding.
+    """
 
     down_dims: tuple[int, ...] = (64, 128, 256)
     kernel_size: int = 5
@@ -184,7 +198,17 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Noise schedule of training, and the sampler in use."""
+    """
+    Noise schedule of training, and the sampler in use.
+
+    Attributes:
+        num_train_timesteps: noise levels.
+        beta_schedule: `squaredcos_cap_v2`.
+        prediction_type: `epsilon`.
+        clip_sample: clip the predicted clean action to [-1, 1] in every denoising step.
+        sampler: `ddpm`, every level, or `ddim`, some of them.
+        num_inference_steps: denoising steps of a prediction.
+    """
 
     num_train_timesteps: int = 100
     beta_schedule: str = 'squaredcos_cap_v2'

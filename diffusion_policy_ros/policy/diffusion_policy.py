@@ -173,7 +173,11 @@ class DiffusionPolicy(nn.Module):
             noise: (..., Tp, Da), or (draws, ..., Tp, Da) for several noise levels of each window.
             timestep: (...) or (draws, ...) int64 levels.
         """
-        condition = self.condition(features, state)
+        return self.loss_from_condition(self.condition(features, state), action, noise, timestep)
+
+    def loss_from_condition(self, condition: torch.Tensor, action: torch.Tensor,
+                            noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """Return the loss of windows; `condition` (..., To, F + state_dim) is from `condition`."""
         clean = self.normalizer.normalize('action', action).expand_as(noise)
         alpha_bar = torch.as_tensor(self.alpha_bars, dtype=torch.float32, device=clean.device)
         noisy = add_noise(clean, noise, alpha_bar[timestep][..., None, None])

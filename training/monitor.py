@@ -1,0 +1,172 @@
+"""What a training tells while it runs: metrics.jsonl, TensorBoard, loss.png."""
+
+from __future__ import annotations
+
+from functools import partial
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+from matplotlib.figure import Figure
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from diffusion_policy_ros.data.window_data import WindowData
+from diffusion_policy_ros.datatypes import EE_POSE
+from diffusion_policy_ros.policy.actions import decode_action, split_targets
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, draw
+
+VALIDATION_WINDOWS = 64
+PICTURES = 4
+PICTURE_PX = 320
+WHITE = (255, 255, 255)
+
+
+class Validation:
+    """
+    Held-out windows, always the same ones with the same noise.
+
+    Args:
+        data: of the held-out episodes.
+        seed: of the choice of windows.
+    """
+
+    def __init__(self, data: WindowData, seed: int) -> None:
+        rows = np.flatnonzero(data.windows.trained)
+        self.data, config = data, data.config
+        self.rows = np.sort(np.random.default_rng(seed).choice(
+            rows, min(VALIDATION_WINDOWS, len(rows)), replace=False))
+        self.drawn = draw(config, (len(self.rows),), (), torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def measure(self, policy: DiffusionPolicy) -> tuple[dict[str, float], np.ndarray]:
+        """
+        Return how well a policy does on the windows.
+
+        Returns:
+            `validation_loss`; `action_error_mm`, the mean distance between predicted and
+            demonstrated target positions of the executed steps; `gripper_error`, their mean
+            difference in closing effort. And the predicted target positions, (N, Tp - To + 1, 3).
+        """
+        config, device = self.data.config, policy.device
+        state = self.data.state
+        condition = policy.condition(self._features(policy), None if state is None else
+                                     torch.from_numpy(state[self.rows]).to(device))
+        action = torch.from_numpy(self.data.action[self.rows]).to(device)
+        loss = policy.loss_from_condition(condition, action, self.drawn['noise'].to(device),
+                                          self.drawn['timestep'].to(device))
+        noise = torch.randn((len(self.rows), *policy.noise_shape),
+                            generator=torch.Generator().manual_seed(1))
+        sample = policy.sample(condition, noise.to(device))
+        decode = partial(decode_action, ee_pose=self.data.now[self.rows], config=config)
+        found = split_targets(decode(policy.normalizer.unnormalize('action', sample).cpu()
+                                     .numpy()), config)
+        wanted = split_targets(decode(self.data.action[self.rows].astype(np.float64)), config)
+        executed = slice(config.n_action_steps)
+        apart = (found['ee_position'] - wanted['ee_position'])[:, executed]
+        measures = {'validation_loss': loss.item(),
+                    'action_error_mm': 1000.0 * np.linalg.norm(apart, axis=-1).mean()}
+        if 'gripper' in found:
+            measures['gripper_error'] = np.abs(
+                (found['gripper'] - wanted['gripper'])[:, executed]).mean()
+        return {name: float(value) for name, value in measures.items()}, found['ee_position']
+
+    def draw_chunks(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """
+        Draw some predicted chunks (coloured) over the demonstrated ones (white).
+
+        Args:
+            positions: (N, Tp - To + 1, 3) of `measure`.
+
+        Returns:
+            Camera to (H, W, 3) uint8 RGB, windows side by side; nothing for data of no simulator.
+        """
+        from diffusion_policy_ros.sim.cameras import camera_geometry
+        from diffusion_policy_ros.sim.video import draw_chunk
+        config = self.data.config
+        if not config.renderer:
+            return {}
+        chosen = np.linspace(0, len(self.rows) - 1, PICTURES).round().astype(int)
+        rows = self.rows[chosen]
+        wanted = split_targets(decode_action(self.data.action[rows].astype(np.float64),
+                                             self.data.now[rows], config), config)['ee_position']
+        sheets = {}
+        for name, frames in self.data.images(self.data.windows.observed[rows, -1]).items():
+            geometry, panels = camera_geometry(config.task, name), []
+            for i, frame in enumerate(frames):
+                panel = cv2.resize(frame, (PICTURE_PX, PICTURE_PX))
+                now = self.data.buffer.arrays[EE_POSE][self.data.windows.observed[rows[i], -1]]
+                truth, found = (geometry.project(points, now, PICTURE_PX, PICTURE_PX)
+                                for points in (wanted[i], positions[chosen[i]]))
+                if np.isfinite(truth).all():
+                    cv2.polylines(panel, [truth.round().astype(np.int32)], False, WHITE, 1,
+                                  cv2.LINE_AA)
+                draw_chunk(panel, found)
+                panels.append(panel)
+            sheets[name] = np.hstack(panels)
+        return sheets
+
+    def _features(self, policy: DiffusionPolicy) -> torch.Tensor | None:
+        shown, frames = self.data.frames(self.rows)
+        images = {name: torch.from_numpy(pictures).to(policy.device).movedim(-1, -3)
+                  for name, pictures in self.data.images(shown).items()}
+        features = policy.encode(images)
+        return None if features is None else features[torch.from_numpy(frames).to(policy.device)]
+
+
+class Monitor:
+    """
+    Writes a training's figures.
+
+    Args:
+        folder: of the run.
+        step: that the run goes on from.
+        validation: what is measured with a policy.
+    """
+
+    def __init__(self, folder: Path, step: int, validation: Validation) -> None:
+        self._folder, self._validation = folder, validation
+        self._path = folder / 'metrics.jsonl'
+        if step == 0:
+            self._path.unlink(missing_ok=True)
+        self._board = SummaryWriter(folder / 'tensorboard', purge_step=step)
+
+    def write(self, step: int, values: dict[str, Any], policy: DiffusionPolicy | None) -> None:
+        """Write one row; with a policy its validation too."""
+        pictures = {}
+        if policy is not None:
+            measures, positions = self._validation.measure(policy)
+            values, pictures = {**values, **measures}, self._validation.draw_chunks(positions)
+        with self._path.open('a') as file:
+            file.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        for name, picture in pictures.items():
+            self._board.add_image(f'chunks/{name}', picture, step, dataformats='HWC')
+
+    def close(self) -> None:
+        """Draw loss.png and end the files."""
+        self._board.close()
+        draw_losses(self._folder)
+
+
+def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Return the rows of metrics.jsonl by step; where a run was resumed the later ones count."""
+    rows = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
+    return {row['step']: row for row in rows}
+
+
+def draw_losses(folder: Path) -> None:
+    """Draw loss.png from metrics.jsonl."""
+    rows = sorted(read_metrics(folder).items())
+    figure = Figure(figsize=(6, 3.5), layout='constrained')
+    axes = figure.subplots()
+    for key, style in (('loss', '-'), ('validation_loss', 'o-')):
+        points = [(step, row[key]) for step, row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, markersize=3, label=key.replace('_', ' '))
+    axes.set(xlabel='optimiser step', ylabel='mean squared error of the noise', yscale='log')
+    axes.legend()
+    figure.savefig(folder / 'loss.png', dpi=120)
