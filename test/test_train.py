@@ -17,7 +17,7 @@ import train
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import read_checkpoint_config
-from diffusion_policy_ros.typed import describe
+from diffusion_policy_ros.typed import describe, to_mapping
 
 # After the policy: beside a CPU torch, torchvision cannot be imported before it.
 from diffusers.optimization import get_cosine_schedule_with_warmup  # noqa: I100, I202
@@ -146,6 +146,31 @@ def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
     if not path.stem.endswith('_table')))
 def test_every_configuration_loads(name):
     read_config(ROOT / 'config/training' / name, ())
+
+
+@pytest.mark.parametrize('network', ['unet', 'transformer'])
+def test_the_papers_settings(network):
+    config = read_config(ROOT / f'config/training/paper_{network}.yaml', ())
+    policy, training = config.policy, config.training
+    assert policy.network == network and policy.vision.base_width == 64
+    assert [(camera.name, camera.height, camera.width) for camera in
+            policy.observation.cameras] == [('arm', 224, 224)] and not policy.observation.state
+    assert (policy.n_obs_steps, policy.horizon, policy.n_action_steps) == (2, 8, 4)
+    assert (policy.noise.sampler, policy.noise.num_train_timesteps,
+            policy.noise.num_inference_steps) == ('ddpm', 100, 100)
+    assert (training.episodes, training.epochs) == (250, 100)
+    assert training.segments * training.segment_windows * training.accumulation == 64
+    assert (training.learning_rate, training.weight_decay) == (1e-4, 1e-6)
+
+
+def test_the_small_presets_differ_in_the_network_alone():
+    unet, transformer = (to_mapping(read_config(ROOT / f'config/training/cpu_{name}.yaml', ()))
+                         for name in ('unet', 'transformer'))
+    differing = {f'{part}.{key}' for part in unet for key in unet[part]
+                 if unet[part][key] != transformer[part][key]}
+    assert differing <= {'policy.network', 'policy.transformer', 'training.betas',
+                         'training.weight_decay', 'training.warmup_steps',
+                         'training.learning_rate', 'training.clip_norm'}
 
 
 @pytest.mark.parametrize('network', ['unet', 'transformer'])

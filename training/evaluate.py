@@ -4,6 +4,8 @@ Measure a checkpoint's success in MetaWorld: `evaluate.py CHECKPOINT --episodes 
 
 It runs the nodes' own horizon, policy and executor without ROS, in parallel environments with
 batched predictions. With `--workers 1` it sends the same targets as the nodes in lockstep do.
+Beside FILE.json comes FILE.csv, a row an episode. Several tasks or noise seeds make one pair of
+files each, `FILE_<task>_<noise seed>.json`. Demonstrations' seeds are refused.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+import csv
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 import json
@@ -19,6 +23,7 @@ from pathlib import Path
 import platform
 import sys
 import time
+from typing import Any
 
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 import numpy as np
@@ -27,7 +32,7 @@ import torch
 
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor import ExecutorConfig
-from diffusion_policy_ros.datatypes import Chunk, ObservationWindow
+from diffusion_policy_ros.datatypes import Chunk, EE_POSE, ObservationWindow
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import (
     checkpoint_hash,
@@ -41,13 +46,23 @@ from diffusion_policy_ros.sim.rollout import (
     Episode,
     executor_config,
     image_every,
+    OnTick,
     run_episodes,
 )
-from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task
+from diffusion_policy_ros.sim.tasks import (
+    check_evaluation_seed,
+    check_task,
+    data_set_name,
+    expand_tasks,
+    TASK_SETS,
+)
+from diffusion_policy_ros.sim.video import Album, Frame
 from diffusion_policy_ros.statistics import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_BLEND_S = ExecutorConfig().blend_s
+VIEW_CAMERA = 'corner4'
+TICKS_PER_PICTURE = 4  # of a video, 20 a second
 
 
 class TimedPolicy:
@@ -68,9 +83,17 @@ class TimedPolicy:
 
 
 def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
-        predict: TimedPolicy, blend_s: float = DEFAULT_BLEND_S,
-        on_episode: Callable[[Episode], None] = lambda episode: None) -> list[Episode]:
-    """Run one episode a seed; return them in the order of seeds."""
+        predict: Callable[[Sequence[ObservationWindow], Sequence[int]], Sequence[Chunk]],
+        blend_s: float = DEFAULT_BLEND_S,
+        on_episode: Callable[[Episode], None] = lambda episode: None,
+        more_cameras: Sequence[str] = (), on_tick: OnTick | None = None) -> list[Episode]:
+    """
+    Run one episode a seed; return them in the order of seeds.
+
+    Raises:
+        ValueError: a seed belongs to the demonstrations, or there is no such task.
+        ConnectionError: an environment's process died.
+    """
     for seed in seeds:
         check_evaluation_seed(seed)
     check_task(task)
@@ -79,8 +102,9 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     sizes = {(camera.source_height, camera.source_width) for camera in cameras} or {(224, 224)}
     if len(sizes) > 1:
         raise ValueError(f'the cameras have source sizes {sorted(sizes)}, expected one for all')
-    make = partial(MetaWorldArm, task, tuple(camera.name for camera in cameras), *sizes.pop(),
-                   renderer=config.renderer, image_every=image_every(config), max_steps=None)
+    names = dict.fromkeys([*(camera.name for camera in cameras), *more_cameras])
+    make = partial(MetaWorldArm, task, tuple(names), *sizes.pop(), renderer=config.renderer,
+                   image_every=image_every(config), max_steps=None)
     if workers == 1:
         envs = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
     else:
@@ -89,9 +113,11 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     loops = [ClosedLoop(config, executor_config(config, blend_s), arm) for _ in range(workers)]
     episodes: dict[int, Episode] = {}
     try:
-        for episode in run_episodes(envs, loops, predict, seeds):
+        for episode in run_episodes(envs, loops, predict, seeds, on_tick=on_tick):
             episodes[episode.seed] = episode
             on_episode(episode)
+    except EOFError:
+        raise ConnectionError("an environment's process died") from None
     finally:
         close_envs(envs)
     return [episodes[seed] for seed in seeds]
@@ -99,7 +125,7 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
 
 def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
              noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
-             on_episode: Callable[[Episode], None] = lambda episode: None) -> dict[str, object]:
+             on_episode: Callable[[Episode], None] = lambda episode: None) -> dict[str, Any]:
     """Run one episode a seed; return what a results file holds."""
     workers = min(workers, len(seeds))
     predict = TimedPolicy(policy, noise_seed)
@@ -107,18 +133,55 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
     episodes = run(policy, task, seeds, workers, predict, blend_s, on_episode)
     n_success = sum(episode.success for episode in episodes)
     milliseconds = 1000.0 * np.array(predict.seconds)
+    steps = [episode.steps for episode in episodes if episode.success]
     return {
         'task': task, 'mode': 'evaluate', 'seeds': list(seeds), 'noise_seed': noise_seed,
         'success': [episode.success for episode in episodes],
         'steps': [episode.steps for episode in episodes],
         'n_success': n_success, 'n_episodes': len(episodes),
         'wilson95': list(wilson_interval(n_success, len(episodes))),
+        'median_steps': float(np.median(steps)) if steps else None,
         'workers': workers, 'blend_s': blend_s,
+        'sampler': policy.config.noise.sampler,
+        'num_inference_steps': policy.config.noise.num_inference_steps,
         'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
         'chunk_ms': {'median': float(np.median(milliseconds)),
                      'p99': float(np.percentile(milliseconds, 99)), 'batch': workers},
         'wall_s': time.perf_counter() - start,
     }
+
+
+def film(policy: DiffusionPolicy, task: str, seeds: Sequence[int], noise_seed: int,
+         blend_s: float, folder: Path) -> list[Path]:
+    """
+    Play some seeds again, one at a time, and write them as one video and a contact sheet.
+
+    An episode's outcome is told in its last picture. It may differ from the evaluation's where
+    that batched its predictions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    album, predict = Album(folder, task, VIEW_CAMERA), TimedPolicy(policy, noise_seed)
+    cameras = dict.fromkeys([*(camera.name for camera in policy.config.observation.cameras),
+                             VIEW_CAMERA])
+    every = max(TICKS_PER_PICTURE, image_every(policy.config))
+    for number, seed in enumerate(seeds, start=1):
+        frames: list[Frame] = []
+        chunks: list[Chunk] = []
+
+        def keep(_: int, stamp_ns: int, seen: dict[str, np.ndarray]) -> None:
+            frames.append(Frame(stamp_ns, {name: seen[name].copy() for name in cameras},
+                                seen[EE_POSE].copy(), None, ''))
+
+        def remember(windows: Sequence[ObservationWindow],
+                     elapsed_ns: Sequence[int]) -> list[Chunk]:
+            chunks.extend(predict(windows, elapsed_ns))
+            return chunks[-1:]
+
+        episode, = run(policy, task, [seed], 1, remember, blend_s, more_cameras=[VIEW_CAMERA],
+                       on_tick=keep)
+        album.add(f'{number}/{len(seeds)}   seed {seed}', episode.success,
+                  [*frames[:-1:every], frames[-1]], chunks)
+    return album.close()
 
 
 def versions() -> dict[str, str]:
@@ -144,43 +207,105 @@ def progress_bar(task: str, total: int) -> Iterator[Callable[[Episode], None]]:
         yield on_episode
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Evaluate one checkpoint from the command line."""
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write FILE.json and FILE.csv."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + '\n')
+    with path.with_suffix('.csv').open('w', newline='') as file:
+        rows = csv.writer(file)
+        rows.writerow(['task', 'seed', 'noise_seed', 'success', 'steps'])
+        rows.writerows([result['task'], seed, result['noise_seed'], int(success), steps]
+                       for seed, success, steps in
+                       zip(result['seeds'], result['success'], result['steps'], strict=True))
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a result's line."""
+    low, high = result['wilson95']
+    ticks = ('' if result['median_steps'] is None
+             else f"median {result['median_steps']:g} ticks, ")
+    print(f"{result['task']}: success {result['n_success']}/{result['n_episodes']} "
+          f'(Wilson 95 % {low:.3f}-{high:.3f}), {ticks}chunk '
+          f"{result['chunk_ms']['median']:.1f} ms median, {result['chunk_ms']['p99']:.1f} ms p99 "
+          f"at batch {result['workers']}", flush=True)
+
+
+def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0].strip(),
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('checkpoint', type=Path, help='folder with model.safetensors, config.yaml')
-    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
-    parser.add_argument('--task', default='', help="MetaWorld task; empty: the checkpoint's")
+    parser.add_argument('-o', '--output', type=Path, help='JSON file to write, and a CSV beside')
+    parser.add_argument('--task', nargs='*', default=[],
+                        help=f'MetaWorld tasks, or {", ".join(TASK_SETS)}; the checkpoint\'s own '
+                        'where none is given')
     parser.add_argument('--episodes', type=int, default=100, help='episodes, one a seed')
     parser.add_argument('--seed', type=int, default=0, help='first environment seed')
-    parser.add_argument('--noise-seed', type=int, default=0, help='seed of the denoising noise')
+    parser.add_argument('--noise-seed', type=int, nargs='+', default=[0],
+                        help='seeds of the denoising noise; every episode is run with each')
+    parser.add_argument('--inference-steps', type=int, default=None, metavar='N',
+                        help="denoising steps, by DDIM; the checkpoint's own where left out")
     parser.add_argument('--workers', type=int, default=2, help='parallel environments')
     parser.add_argument('--threads', type=int, default=1, help='PyTorch threads')
     parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
                         help='time over which a chunk replaces the one before it')
+    parser.add_argument('--video', type=int, default=0, metavar='N',
+                        help='film the first N successes and the first N failures')
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    if options.episodes < 1 or options.workers < 1:
+        raise ValueError(f'--episodes {options.episodes} --workers {options.workers}, expected '
+                         'at least 1')
+    if options.video and not options.output:
+        raise ValueError('--video needs --output, expected a place for the videos')
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate one checkpoint from the command line."""
     try:
+        options = arguments_of(arguments)
+        torch.set_num_threads(options.threads)
         policy = load_checkpoint(options.checkpoint)
-        task = check_task(options.task or policy.config.task)
-        seeds = range(options.seed, options.seed + options.episodes)
-        with progress_bar(task, len(seeds)) as on_episode:
-            result = evaluate(policy, task, seeds, options.workers, options.noise_seed,
-                              options.blend, on_episode)
+        if options.inference_steps is not None:
+            policy.config = replace(policy.config, noise=replace(
+                policy.config.noise, sampler='ddim', num_inference_steps=options.inference_steps))
+        tasks = expand_tasks(options.task or [policy.config.task])
+        provenance = read_checkpoint_config(options.checkpoint).provenance
+        facts = {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
+                 'trained_steps': provenance.get('step'),
+                 'trained_episodes': provenance.get('data', {}).get('episodes'),
+                 'network': policy.config.network, 'versions': versions(),
+                 'threads': options.threads, 'cores': os.cpu_count()}
+        runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
+        for task, noise_seed in runs:
+            path = options.output
+            if path and len(runs) > 1:
+                path = path.with_name(f'{path.stem}_{data_set_name(task)}_{noise_seed}.json')
+            measure(policy, task, noise_seed, facts, path, options)
     except ValueError as error:
         sys.exit(f'evaluate: {error}')
-    provenance = read_checkpoint_config(options.checkpoint).provenance
-    result |= {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
-               'trained_steps': provenance.get('step'), 'versions': versions(),
-               'threads': options.threads, 'cores': os.cpu_count()}
-    low, high = result['wilson95']
-    print(f"{result['task']}: success {result['n_success']}/{result['n_episodes']} "
-          f"(Wilson 95 % {low:.3f}-{high:.3f}), chunk {result['chunk_ms']['median']:.1f} ms "
-          f"median, {result['chunk_ms']['p99']:.1f} ms p99 at batch {result['workers']}")
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + '\n')
-        print(f'wrote {options.output}')
+    except ConnectionError as error:
+        sys.exit(f'evaluate: {error} (killed, or out of memory?)')
+
+
+def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str, Any],
+            path: Path | None, options: argparse.Namespace) -> None:
+    """Evaluate on one task, print it, and write it to `path` with its videos."""
+    seeds = range(options.seed, options.seed + options.episodes)
+    with progress_bar(task, len(seeds)) as on_episode:
+        result = evaluate(policy, task, seeds, options.workers, noise_seed, options.blend,
+                          on_episode)
+    show(result)
+    if path is None:
+        return
+    write(path, {**result, **facts})
+    print(f'wrote {path}')
+    for outcome in (True, False):
+        chosen = [seed for seed, success in zip(seeds, result['success'])
+                  if success == outcome][:options.video]
+        if chosen:
+            folder = path.with_suffix('') / ('successes' if outcome else 'failures')
+            print('wrote', *film(policy, task, chosen, noise_seed, options.blend, folder))
 
 
 if __name__ == '__main__':

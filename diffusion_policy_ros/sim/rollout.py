@@ -29,6 +29,8 @@ MAX_STEPS = 500
 
 Predict = Callable[[Sequence[ObservationWindow], Sequence[int]], Sequence[Chunk]]
 """Windows and their times since their episode's start, in nanoseconds, to chunks."""
+OnTick = Callable[[int, int, Mapping[str, np.ndarray]], None]
+"""Is told an episode's seed, the stamp and what the arm observes."""
 
 
 @dataclass
@@ -159,7 +161,8 @@ def close_envs(envs: gymnasium.vector.VectorEnv) -> None:
 
 
 def run_episodes(envs: gymnasium.vector.VectorEnv, loops: Sequence[ClosedLoop], predict: Predict,
-                 seeds: Sequence[int], max_steps: int = MAX_STEPS) -> Iterator[Episode]:
+                 seeds: Sequence[int], max_steps: int = MAX_STEPS,
+                 on_tick: OnTick | None = None) -> Iterator[Episode]:
     """
     Run one episode a seed over parallel arms, with one batched prediction a tick.
 
@@ -169,6 +172,7 @@ def run_episodes(envs: gymnasium.vector.VectorEnv, loops: Sequence[ClosedLoop], 
         predict: windows to chunks.
         seeds: of the episodes.
         max_steps: ticks after which an episode counts as failed.
+        on_tick: watches.
 
     Yields:
         Each episode as it ends, so in the order of ending.
@@ -191,6 +195,9 @@ def run_episodes(envs: gymnasium.vector.VectorEnv, loops: Sequence[ClosedLoop], 
         _predict_due(loops, running, predict, observation)
         for i, episode in enumerate(running):
             if episode is not None:
+                if on_tick is not None:
+                    on_tick(episode.seed, loops[i].stamp_ns,
+                            {key: value[i] for key, value in observation.items()})
                 command = loops[i].command()
                 actions[i] = (*command.position, command.gripper)
                 episode.targets.append(actions[i].copy())

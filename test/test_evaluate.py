@@ -1,0 +1,110 @@
+"""Evaluation with the shipped checkpoint: success, files, videos, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import evaluate
+import numpy as np
+import pytest
+import torch
+
+from diffusion_policy_ros.policy.checkpoint import load_checkpoint
+
+CHECKPOINT = Path(__file__).parents[1] / 'config/checkpoints/drawer_open'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_shipped_checkpoint_opens_the_drawer():
+    result = evaluate.evaluate(load_checkpoint(CHECKPOINT), 'drawer-open-v3', [200], workers=1)
+    assert result['success'] == [True]
+    assert (result['n_success'], result['n_episodes']) == (1, 1)
+    assert 50 < result['steps'][0] < 300
+    assert result['chunk_ms']['median'] > 0
+
+
+def test_batched_first_chunks_agree_with_single_ones():
+    policy = load_checkpoint(CHECKPOINT)
+    predict = evaluate.TimedPolicy(policy, seed=0)
+    runs = [evaluate.run(policy, 'drawer-open-v3', [200, 201], workers, predict)
+            for workers in (1, 2)]
+    for single, batched in zip(*runs, strict=True):
+        assert single.success and batched.success
+        np.testing.assert_allclose(batched.first_chunk.position, single.first_chunk.position,
+                                   atol=1e-4)
+        np.testing.assert_allclose(batched.first_chunk.gripper, single.first_chunk.gripper,
+                                   atol=1e-4)
+
+
+def test_evaluation_refuses_a_demonstrations_seed():
+    with pytest.raises(ValueError, match='1000000'):
+        evaluate.evaluate(load_checkpoint(CHECKPOINT), 'drawer-open-v3', [1_000_000])
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['absent'], ('absent', 'no such folder')),
+    ([str(CHECKPOINT), '--task', 'drawer-opn-v3'], ("'drawer-opn-v3'", 'drawer-open-v3')),
+    ([str(CHECKPOINT), '--seed', '999999', '--episodes', '2'], ('1000000',)),
+])
+def test_main_ends_with_one_line(arguments, words):
+    with pytest.raises(SystemExit) as end:
+        evaluate.main([*arguments, '--threads', '1'])
+    message = str(end.value)
+    assert message.startswith('evaluate: ')
+    assert '\n' not in message
+    for word in words:
+        assert word in message
+
+
+def test_every_noise_seed_has_its_files_and_a_video(tmp_path):
+    evaluate.main([str(CHECKPOINT), '--episodes', '1', '--seed', '200', '--noise-seed', '3', '4',
+                   '--inference-steps', '4', '--workers', '1', '--video', '1',
+                   '-o', str(tmp_path / 'run.json')])
+    for noise_seed in (3, 4):
+        path = tmp_path / f'run_drawer_open_{noise_seed}.json'
+        result = json.loads(path.read_text())
+        assert (result['noise_seed'], result['num_inference_steps']) == (noise_seed, 4)
+        with path.with_suffix('.csv').open() as file:
+            row, = csv.DictReader(file)
+        assert row == {'task': 'drawer-open-v3', 'seed': '200', 'noise_seed': str(noise_seed),
+                       'success': str(int(result['success'][0])),
+                       'steps': str(result['steps'][0])}
+        outcome = 'successes' if result['success'][0] else 'failures'
+        film = cv2.VideoCapture(str(path.with_suffix('') / outcome / 'video.mp4'))
+        pictures = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+        assert pictures >= result['steps'][0] / 4  # 20 a second of 80 ticks
+        _, picture = film.read()
+        assert picture.shape[1] == 2 * 480 and picture.std() > 20  # the arm's camera and a view
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--video', '1'], ('--video', '--output')),
+    (['--episodes', '0'], ('--episodes 0', 'at least 1')),
+    (['--inference-steps', '101'], ('101', 'at most num_train_timesteps 100')),
+])
+def test_options_that_make_no_sense_are_refused(arguments, words):
+    with pytest.raises(SystemExit) as end:
+        evaluate.main([str(CHECKPOINT), *arguments])
+    for word in words:
+        assert word in str(end.value)
+
+
+def test_a_killed_environment_is_one_line(monkeypatch):
+    make = evaluate.AsyncVectorEnv
+
+    def and_kill(*arguments, **settings):
+        envs = make(*arguments, **settings)
+        envs.processes[0].kill()
+        return envs
+
+    monkeypatch.setattr(evaluate, 'AsyncVectorEnv', and_kill)
+    with pytest.raises(SystemExit, match="evaluate: .*process died|Connection reset|Broken pipe"):
+        evaluate.main([str(CHECKPOINT), '--episodes', '2'])
