@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import zarr
 
-from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
+from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, LOW_DIMENSIONAL
+from diffusion_policy_ros.data.replay_writer import ReplayWriter
 
 
 @pytest.fixture
@@ -16,6 +17,62 @@ def test_reads_every_episode(path):
     assert [rows.stop - rows.start for rows in buffer.episodes()] == [4, 6, 5]
     assert buffer.arrays['arm'].shape == (15, 8, 8, 3)
     assert buffer.attributes['task'] == 'drawer-open-v3'
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a data set of ReplayWriter, two cameras of different sizes, and its pictures."""
+    rng = np.random.default_rng(0)
+    writer = ReplayWriter(tmp_path / 'written.zarr', ('arm', 'front'), {'task': 'x'}, {})
+    pictures = {'arm': [], 'front': []}
+    for seed, length in enumerate((4, 6, 5)):
+        steps = {name: list(rng.normal(size=(length, dim)))
+                 for name, dim in LOW_DIMENSIONAL.items()}
+        for camera, size in (('arm', 24), ('front', 32)):
+            steps[camera] = [np.full((size, size, 3), rng.integers(256), np.uint8)
+                             for _ in range(length)]
+            pictures[camera] += steps[camera]
+        writer.append(steps, seed)
+    return tmp_path / 'written.zarr', pictures
+
+
+@pytest.mark.parametrize('mapped', [False, True])
+def test_what_was_written_as_jpeg_is_read_as_pictures(written, mapped):
+    path, pictures = written
+    for _ in range(2):  # the second time from the file that the first has decoded
+        buffer = load_replay_buffer(path, ('arm', 'front'), mapped=mapped)
+        for camera in pictures:
+            assert np.abs(buffer.arrays[camera].astype(int) - pictures[camera]).max() < 4
+            assert isinstance(buffer.arrays[camera], np.memmap) == mapped
+
+
+def test_the_first_episodes_alone(written):
+    path, pictures = written
+    buffer = load_replay_buffer(path, ('arm',), n_episodes=2)
+    assert buffer.episode_ends.tolist() == [4, 10]
+    assert {len(value) for value in buffer.arrays.values()} == {10}
+    assert buffer.digest() == load_replay_buffer(path, ('arm',)).head(2).digest()
+    with pytest.raises(ValueError, match='4 episodes are asked for, the data set has 3'):
+        load_replay_buffer(path, ('arm',), n_episodes=4)
+
+
+def test_raw_pictures_can_be_mapped_too(path):
+    mapped = load_replay_buffer(path, ('arm',), mapped=True)
+    assert isinstance(mapped.arrays['arm'], np.memmap)
+    assert mapped.digest() == load_replay_buffer(path, ('arm',)).digest()
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda root: root['meta/arm_ends'].resize((9,)), '9 pictures'),
+    (lambda root: root['data/arm'].resize((100,)), '100 bytes'),
+    (lambda root: root['data/arm'].__setitem__(slice(0, 300), 0), 'picture 0 is no JPEG'),
+])
+def test_broken_jpeg_data_are_refused_in_one_line(written, spoil, message):
+    path, _ = written
+    spoil(zarr.open_group(str(path), mode='r+'))
+    with pytest.raises(ValueError, match=message) as error:
+        load_replay_buffer(path, ('arm',))
+    assert 'data/arm' in str(error.value) and '\n' not in str(error.value)
 
 
 def test_split_keeps_all_rows_in_order(path):

@@ -39,3 +39,25 @@ def test_evaluation_and_collection_share_no_seed():
             tasks.check_evaluation_seed(seed)
     with pytest.raises(ValueError, match='seed 999999 belongs to the evaluation, expected at'):
         tasks.check_collection_seed(first - 1)
+
+
+def test_the_task_sets_are_metaworlds():
+    from metaworld import env_dict
+
+    expected = {'MT10': env_dict.MT10_V3, 'MT50': env_dict.MT50_V3,
+                'ML10-train': env_dict.ML10_V3['train'], 'ML10-test': env_dict.ML10_V3['test'],
+                'ML45-train': env_dict.ML45_V3['train'], 'ML45-test': env_dict.ML45_V3['test']}
+    assert {name: set(found) for name, found in tasks.TASK_SETS.items()} == {
+        name: set(found) for name, found in expected.items()}
+
+
+def test_sets_and_tasks_are_spelled_out_once_each():
+    assert tasks.expand_tasks(['reach-v3', 'ML10-test', 'lever-pull-v3']) == (
+        'reach-v3', 'drawer-open-v3', 'door-close-v3', 'shelf-place-v3', 'sweep-into-v3',
+        'lever-pull-v3')
+    with pytest.raises(ValueError, match="task 'MT11'"):
+        tasks.expand_tasks(['MT11'])
+
+
+def test_files_are_named_after_their_task():
+    assert tasks.data_set_name('button-press-topdown-v3') == 'button_press_topdown'

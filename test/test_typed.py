@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from diffusion_policy_ros.policy.config import CameraSpec, ObservationSpec, PolicyConfig
-from diffusion_policy_ros.typed import from_mapping, load_yaml, to_mapping
+from diffusion_policy_ros.typed import describe, from_mapping, load_yaml, to_mapping
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,46 @@ def test_load_yaml_names_the_file(tmp_path):
     with pytest.raises(ValueError, match='broken.yaml') as error:
         load_yaml(broken)
     assert '\n' not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """
+    A wheel.
+
+    Attributes:
+        radius_m, width_m: its size,
+            in metres.
+    """
+
+    radius_m: float
+    width_m: float = 0.1
+
+
+@dataclass(frozen=True)
+class Cart:
+    """
+    A cart.
+
+    Attributes:
+        name: what it is called.
+        wheels: one or more.
+
+    Raises:
+        nothing: this is no attribute.
+    """
+
+    wheels: tuple[Wheel, ...]
+    spare: Wheel
+    name: str = 'x'
+    gears: tuple[int, ...] = (1, 2)
+
+
+def test_every_value_is_described_by_its_docstring():
+    assert describe(Cart) == [
+        ('wheels[].radius_m', 'float', '', 'its size, in metres.'),
+        ('wheels[].width_m', 'float', '0.1', 'its size, in metres.'),
+        ('spare.radius_m', 'float', '', 'its size, in metres.'),
+        ('spare.width_m', 'float', '0.1', 'its size, in metres.'),
+        ('name', 'str', 'x', 'what it is called.'),
+        ('gears', 'tuple[int, ...]', '[1, 2]', '')]

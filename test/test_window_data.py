@@ -27,9 +27,10 @@ def buffer(tmp_path):
 
 def test_a_batch_holds_each_frame_once_and_windows_find_theirs(buffer):
     data = WindowData(buffer, config())
-    batch = data.batch(np.array([41, 42, 60]))
-    assert len(batch.images['arm']) == 5                       # frames 40, 41, 42 and 59, 60
-    shades = batch.images['arm'][batch.frames][..., 0, 0, 0]   # (B, To), frame number in episode
+    shown, frames = data.frames(np.array([41, 42, 60]))
+    images = data.images(shown)['arm']
+    assert len(images) == 5                       # frames 40, 41, 42 and 59, 60
+    shades = images[frames][..., 0, 0, 0]         # (B, To), frame number in episode
     assert shades.tolist() == [[0, 1], [1, 2], [19, 20]]
 
 

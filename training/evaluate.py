@@ -11,7 +11,7 @@ files each, `FILE_<task>_<noise seed>.json`. Demonstrations' seeds are refused.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import csv
 from dataclasses import replace
@@ -151,6 +151,26 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
     }
 
 
+class Take:
+    """One episode's pictures and predictions; passes for the predictor."""
+
+    def __init__(self, cameras: Sequence[str], predict: TimedPolicy) -> None:
+        self._cameras, self._predict = cameras, predict
+        self.frames: list[Frame] = []
+        self.chunks: list[Chunk] = []
+
+    def on_tick(self, seed: int, stamp_ns: int, seen: Mapping[str, np.ndarray]) -> None:
+        """Keep what the arm observes."""
+        pictures = {name: seen[name].copy() for name in self._cameras}
+        self.frames.append(Frame(stamp_ns, pictures, seen[EE_POSE].copy(), None, ''))
+
+    def __call__(self, windows: Sequence[ObservationWindow],
+                 elapsed_ns: Sequence[int]) -> list[Chunk]:
+        chunks = self._predict(windows, elapsed_ns)
+        self.chunks += chunks
+        return chunks
+
+
 def film(policy: DiffusionPolicy, task: str, seeds: Sequence[int], noise_seed: int,
          blend_s: float, folder: Path) -> list[Path]:
     """
@@ -161,26 +181,15 @@ def film(policy: DiffusionPolicy, task: str, seeds: Sequence[int], noise_seed: i
     """
     folder.mkdir(parents=True, exist_ok=True)
     album, predict = Album(folder, task, VIEW_CAMERA), TimedPolicy(policy, noise_seed)
-    cameras = dict.fromkeys([*(camera.name for camera in policy.config.observation.cameras),
-                             VIEW_CAMERA])
+    cameras = tuple(dict.fromkeys([
+        *(camera.name for camera in policy.config.observation.cameras), VIEW_CAMERA]))
     every = max(TICKS_PER_PICTURE, image_every(policy.config))
     for number, seed in enumerate(seeds, start=1):
-        frames: list[Frame] = []
-        chunks: list[Chunk] = []
-
-        def keep(_: int, stamp_ns: int, seen: dict[str, np.ndarray]) -> None:
-            frames.append(Frame(stamp_ns, {name: seen[name].copy() for name in cameras},
-                                seen[EE_POSE].copy(), None, ''))
-
-        def remember(windows: Sequence[ObservationWindow],
-                     elapsed_ns: Sequence[int]) -> list[Chunk]:
-            chunks.extend(predict(windows, elapsed_ns))
-            return chunks[-1:]
-
-        episode, = run(policy, task, [seed], 1, remember, blend_s, more_cameras=[VIEW_CAMERA],
-                       on_tick=keep)
+        take = Take(cameras, predict)
+        episode, = run(policy, task, [seed], 1, take, blend_s, more_cameras=[VIEW_CAMERA],
+                       on_tick=take.on_tick)
         album.add(f'{number}/{len(seeds)}   seed {seed}', episode.success,
-                  [*frames[:-1:every], frames[-1]], chunks)
+                  [*take.frames[:-1:every], take.frames[-1]], take.chunks)
     return album.close()
 
 

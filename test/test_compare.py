@@ -1,0 +1,99 @@
+"""Tables of tasks and variants: what is run, in which order, and what is not run again."""
+
+import json
+from pathlib import Path
+
+import compare
+import pytest
+from settings import read_config
+import yaml
+
+from diffusion_policy_ros.typed import from_mapping, load_yaml
+
+TABLE = {'base': 'base.yaml', 'episodes': 12, 'evaluation_episodes': 5,
+         'tasks': {'reach-v3': {'cameras': ['corner4'], 'set': ['policy.dt_s=0.05']},
+                   'drawer-open-v3': {}},
+         'variants': {'unet': {}, 'wide': {'base': 'wide.yaml', 'set': ['training.seed=1']},
+                      'abrupt': {'of': 'unet', 'evaluate': ['--blend', '0.0']}}}
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / 'table.yaml').write_text(yaml.safe_dump(TABLE, sort_keys=False))
+    return tmp_path / 'table.yaml'
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Record the scripts that are run; an evaluation leaves its result."""
+    ran = []
+
+    def step(script, *arguments):
+        words = [str(word) for word in arguments]
+        ran.append((script, words))
+        if script == 'evaluate.py':
+            path = Path(words[words.index('-o') + 1])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({'n_success': 4, 'n_episodes': 5}))
+
+    monkeypatch.setattr(compare, 'step', step)
+    return ran
+
+
+def run(table, *arguments):
+    folder = table.parent
+    compare.main([str(table), '-d', str(folder / 'data'), '-o', str(folder / 'out'),
+                  '-r', str(folder / 'results'), *arguments])
+
+
+def test_every_variant_is_collected_for_trained_and_evaluated(table, steps, capsys):
+    run(table)
+    assert [script for script, _ in steps] == 6 * ['collect_demos.py', 'train.py', 'evaluate.py']
+    collected, trained, evaluated = (words for _, words in steps[:3])
+    assert collected[:6] == ['--task', 'reach-v3', '--episodes', '12', '--cameras', 'corner4']
+    assert trained[0] == str(table.parent / 'base.yaml')
+    assert [word for word in trained if '=' in word] == ['policy.task=reach-v3',
+                                                         'policy.dt_s=0.05']
+    assert evaluated[0] == str(table.parent / 'out/reach/unet/checkpoint')
+    assert evaluated[1:3] == ['--episodes', '5']
+    assert 'reach-v3, unet: 4/5' in capsys.readouterr().out
+    wide = steps[3 * 3 + 1][1]
+    assert wide[0] == str(table.parent / 'wide.yaml') and 'training.seed=1' in wide
+    abrupt = steps[4 * 3 + 2][1]
+    assert abrupt[0] == str(table.parent / 'out/reach/unet/checkpoint')
+    assert abrupt[abrupt.index('--blend') + 1] == '0.0'
+
+
+def test_what_is_there_is_not_run_again(table, steps):
+    run(table, '--tasks', 'reach-v3')
+    n_first = len(steps)
+    run(table)
+    again = [words[words.index('--task') + 1] for script, words in steps[n_first:]
+             if script == 'collect_demos.py']
+    assert n_first == 9 and again == 3 * ['drawer-open-v3']
+
+
+@pytest.mark.parametrize('change, arguments, words', [
+    ({'tasks': {'reach': {}}}, (), ("'reach'", 'reach-v3')),
+    ({'variants': {'a': {'of': 'b'}}}, (), ('variant a', 'no b')),
+    ({'variants': {'a': {'sets': []}}}, (), ('sets',)),
+    ({}, ('--variants', 'tall'), ('tall', 'abrupt, unet, wide')),
+])
+def test_a_wrong_table_is_one_line(table, steps, change, arguments, words):
+    table.write_text(yaml.safe_dump({**TABLE, **change}))
+    with pytest.raises(SystemExit) as end:
+        run(table, *arguments)
+    assert '\n' not in str(end.value) and not steps
+    for word in words:
+        assert word in str(end.value)
+
+
+def test_the_repositorys_tables_name_configurations_that_load():
+    folder = Path(__file__).parents[1] / 'config/training'
+    tables = sorted(folder.glob('*_table.yaml'))
+    assert tables
+    for path in tables:
+        table = from_mapping(compare.Table, load_yaml(path), str(path))
+        for task in table.tasks.values():
+            for variant in table.variants.values():
+                read_config(folder / (variant.base or table.base), (*task.set, *variant.set))
