@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 from accelerate import Accelerator
+import cv2
 from demonstrations import write_demonstrations
 from monitor import read_metrics, Validation
 import numpy as np
 import pytest
 from settings import Config, read_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import torch
 import train
 
@@ -314,6 +316,30 @@ def test_epochs_are_passes_over_all_windows(dataset):
             trainer.batches.of_step(step) for shown in batch.shown[batch.frames[:, -1]].tolist()]
     assert set(seen) == set(np.flatnonzero(trainer.data.windows.trained).tolist())
     assert len(seen) - len(set(seen)) < 4
+
+
+def test_tensorboard_has_the_curves_and_chunks_drawn_on_pictures(dataset, tmp_path):
+    run(small('training.steps=6'), dataset, tmp_path / 'run')
+    board = EventAccumulator(str(tmp_path / 'run/tensorboard'))
+    board.Reload()
+    assert {'loss', 'validation_loss', 'action_error_mm', 'learning_rate', 'waiting'} <= set(
+        board.Tags()['scalars'])
+    assert [event.step for event in board.Scalars('validation_loss')] == [3, 6]
+    assert board.Tags()['images'] == ['chunks/arm']
+    picture = cv2.imdecode(np.frombuffer(board.Images('chunks/arm')[-1].encoded_image_string,
+                                         np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (320, 4 * 320, 3)
+    assert (picture.max(axis=2) - picture.min(axis=2)).max() > 60  # the demonstrations are grey
+
+
+def test_it_evaluates_in_the_simulator_every_so_many_epochs(dataset, tmp_path):
+    config = small('training.steps=0', 'training.epochs=0.1', 'training.segments=4',
+                   'training.evaluate_every=0.1', 'training.evaluation_episodes=1',
+                   'policy.dt_s=0.05')
+    run(config, dataset, tmp_path / 'run')
+    rows = read_metrics(tmp_path / 'run')
+    evaluated = [step for step, row in rows.items() if 'success' in row]
+    assert len(evaluated) == 1 and rows[evaluated[0]]['success'] == 0.0
 
 
 def test_help_names_every_value_with_its_meaning(capsys):

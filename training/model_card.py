@@ -21,6 +21,7 @@ from diffusion_policy_ros.policy.checkpoint_config import (
     CheckpointConfig,
     read_checkpoint_config,
 )
+from diffusion_policy_ros.policy.config import PolicyConfig
 
 
 def interval(result: dict[str, Any]) -> str:
@@ -55,7 +56,7 @@ def card(config: CheckpointConfig, result: dict[str, Any],
         f'| steps | To {policy.n_obs_steps}, Tp {policy.horizon}, Ta {policy.n_action_steps}, '
         f'dt {1000 * policy.dt_s:g} ms |',
         f'| network | ResNet-18 of width {policy.vision.base_width}, {policy.vision.pooling}; '
-        f'U-Net {list(policy.unet.down_dims)} |',
+        f'{_network(policy)} |',
         f'| denoising | {policy.noise.num_train_timesteps} levels in training, '
         f'{policy.noise.sampler.upper()} {policy.noise.num_inference_steps} in use |',
         f'| demonstrations | {data["episodes"]} of the scripted expert, {data["frames"]} frames, '
@@ -80,6 +81,14 @@ def card(config: CheckpointConfig, result: dict[str, Any],
                          f"| {row['limits_acted']} |")
         lines.append('')
     return '\n'.join(lines)
+
+
+def _network(policy: PolicyConfig) -> str:
+    if policy.network == 'unet':
+        return f'U-Net {list(policy.unet.down_dims)}'
+    size = policy.transformer
+    return (f'transformer of {size.n_layers} layers, {size.n_heads} heads, {size.embed_dim} wide, '
+            f'{size.conditioning}')
 
 
 def _trained(variants: dict[str, dict[str, Any]]) -> str:
