@@ -75,7 +75,6 @@ def test_what_is_there_is_not_run_again(table, steps):
 
 @pytest.mark.parametrize('change, arguments, words', [
     ({'tasks': {'reach': {}}}, (), ("'reach'", 'reach-v3')),
-    ({'variants': {'a': {'of': 'b'}}}, (), ('variant a', 'no b')),
     ({'variants': {'a': {'sets': []}}}, (), ('sets',)),
     ({}, ('--variants', 'tall'), ('tall', 'abrupt, unet, wide')),
 ])

@@ -8,19 +8,10 @@ import cv2
 import evaluate
 import numpy as np
 import pytest
-import torch
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 
 CHECKPOINT = Path(__file__).parents[1] / 'config/checkpoints/drawer_open'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_shipped_checkpoint_opens_the_drawer():

@@ -34,14 +34,6 @@ SMALL = ('policy.observation.cameras='
          'training.segment_windows=4', 'training.warmup_steps=2', 'training.save_every=3')
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def dataset(tmp_path):
     return write_demonstrations(tmp_path / 'demos.zarr')

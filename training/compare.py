@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import json
 from pathlib import Path
 import subprocess
@@ -31,7 +31,8 @@ class Variant:
     Attributes:
         base: configuration beside the table's file; None for the table's.
         set: overrides of the configuration, `key=value`.
-        of: variant whose checkpoint is evaluated, where only the evaluation differs.
+        of: variant whose checkpoint is evaluated, where only the evaluation differs; one of
+            another table too, as long as that trains with the same base.
         evaluate: options of evaluate.py.
     """
 
@@ -76,14 +77,11 @@ class Table:
     collect: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ('arm', 'wrist')
     episodes: int = 260
-    evaluation_episodes: int = field(default=50)
+    evaluation_episodes: int = 50
 
     def __post_init__(self) -> None:
         for task in self.tasks:
             check_task(task)
-        for name, variant in self.variants.items():
-            if variant.of is not None and variant.of not in self.variants:
-                raise ValueError(f'variant {name}: there is no {variant.of}')
 
 
 def step(script: str, *arguments: object) -> None:
@@ -99,7 +97,7 @@ def run(table: Table, task: str, name: str, options: argparse.Namespace) -> None
     step('collect_demos.py', '--task', task, '--episodes', table.episodes, '--cameras', *cameras,
          *table.collect, '-o', data)
     folder = options.output / short / (variant.of or name)
-    source = table.variants[variant.of] if variant.of else variant
+    source = table.variants.get(variant.of, Variant()) if variant.of else variant
     overrides = [word for value in (f'policy.task={task}', *table.tasks[task].set, *source.set,
                                     *options.overrides) for word in ('--set', value)]
     threads = ('--threads', options.threads)
