@@ -21,7 +21,7 @@ extras = {
     'policy': ['safetensors', 'torch>=2.13,<2.14', 'torchvision>=0.28,<0.29'],
     # MetaWorld 3 pins this MuJoCo; gymnasium imports packaging without asking for it.
     'sim': ['gymnasium>=1.1', 'imageio-ffmpeg', 'metaworld==3.1.1', 'mujoco==3.3.0', 'packaging'],
-    'train': ['accelerate', 'matplotlib', 'rich', 'tensorboard', 'zarr>=2.18'],
+    'train': ['accelerate', 'matplotlib>=3.7', 'rich', 'tensorboard', 'zarr>=2.18'],
     'ray': ['ray>=2.9'],
     # ROS 2 Jazzy's client library and messages, for people without ROS: never on a ROS install.
     # The tests compare image conversion with cv_bridge's.

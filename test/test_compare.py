@@ -31,6 +31,10 @@ def steps(monkeypatch):
     def step(script, *arguments):
         words = [str(word) for word in arguments]
         ran.append((script, words))
+        if script == 'train.py':
+            folder = Path(words[words.index('-o') + 1])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / 'metrics.jsonl').write_text(str(folder))
         if script == 'evaluate.py':
             path = Path(words[words.index('-o') + 1])
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,8 @@ def test_every_variant_is_collected_for_trained_and_evaluated(table, steps, caps
     assert evaluated[0] == str(table.parent / 'out/reach/unet/checkpoint')
     assert evaluated[1:3] == ['--episodes', '5']
     assert 'reach-v3, unet: 4/5' in capsys.readouterr().out
+    curves = sorted(path.name for path in table.parent.glob('results/reach/*.metrics.jsonl'))
+    assert curves == ['unet.metrics.jsonl', 'wide.metrics.jsonl']
     wide = steps[3 * 3 + 1][1]
     assert wide[0] == str(table.parent / 'wide.yaml') and 'training.seed=1' in wide
     abrupt = steps[4 * 3 + 2][1]

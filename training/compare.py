@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -105,6 +106,8 @@ def run(table: Table, task: str, name: str, options: argparse.Namespace) -> None
          *overrides, *threads)
     step('evaluate.py', folder / 'checkpoint', '--episodes', table.evaluation_episodes,
          '-o', options.results / short / f'{name}.json', *variant.evaluate, *threads)
+    if variant.of is None:
+        shutil.copy(folder / 'metrics.jsonl', options.results / short / f'{name}.metrics.jsonl')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
