@@ -22,7 +22,7 @@ SMALL = ('policy.observation.cameras='
          'policy.unet={down_dims: [16, 32], diffusion_step_embed_dim: 16}', 'policy.dt_s=0.0125',
          'training.episodes=2', 'training.validation_episodes=1', 'training.segments=3',
          'training.segment_windows=4')
-STEPS = 3
+STEPS = 2
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -32,6 +32,11 @@ def one_thread():
     yield
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch):
+    monkeypatch.setattr(benchmark, 'WARM_UP', 1)
 
 
 @pytest.fixture
@@ -60,12 +65,12 @@ def test_rates_are_of_the_windows_in_the_batches(dataset, tmp_path, capsys, imag
             '--set', 'training.accumulation=2')
     found, printed = json.loads(file.read_text()), capsys.readouterr().out
     batches = step_alone(small('training.accumulation=2'), dataset).batches
-    windows = [sum(len(batch.action) for batch in batches.of_step(step)) for step in range(12)]
+    windows = [sum(len(batch.action) for batch in batches.of_step(step)) for step in range(6)]
     # Segments at an episode's ends are shorter, so that the counts tell the steps apart.
-    assert len({sum(windows[first:first + 3]) for first in (0, 3, 6, 9)}) == 4
-    assert found['loader']['samples'] == sum(windows[3:6])
-    assert found['step']['samples'] == 3 * windows[0]
-    assert found['both']['samples'] == sum(windows[9:12])
+    assert len({sum(windows[first:first + 2]) for first in (0, 1, 3, 4)}) == 4
+    assert found['loader']['samples'] == sum(windows[1:3])
+    assert found['step']['samples'] == 2 * windows[0]
+    assert found['both']['samples'] == sum(windows[4:6])
     for name in ('loader', 'step', 'both'):
         part = found[name]
         assert part['samples_per_s'] == pytest.approx(part['samples'] / part['seconds'])
@@ -96,7 +101,7 @@ def test_the_step_alone_is_the_trainers(dataset):
     alone, trainer = (kind(small(), train.read_data(dataset, small())[0], Accelerator(cpu=True))
                       for kind in (benchmark.StepAlone, train.Trainer))
     assert alone.advance() == trainer.advance()
-    learnt = [alone.advance().item() for _ in range(12)]
+    learnt = [alone.advance().item() for _ in range(6)]
     assert alone.waited_s == 0.0 and learnt[-1] < learnt[0]  # the same noise again and again
     assert alone.windows == sum(len(batch.action) for batch in trainer.batches.of_step(0))
 
@@ -153,7 +158,6 @@ def test_lerobots_step_has_the_same_network_and_windows(compared):
 
 def test_lerobot_is_compared_with_both_of_ours(compared, monkeypatch):
     config, data = compared
-    monkeypatch.setattr(benchmark, 'WARM_UP', 1)
     found = benchmark.compare(config, data, Accelerator(cpu=True), 1)
     assert all(len(figures['seconds']) == 1 for figures in found.values())
     assert [found[name]['windows'] for name in ('ours', 'lerobot')] == [4, 4]
