@@ -68,7 +68,7 @@ def card(config: CheckpointConfig, result: dict[str, Any],
         '', '![training curve](loss.png)', '']
     if variants:
         lines += ['## What was tried', '',
-                  f'The same demonstrations and seed, {_trained(variants)} training steps (above: '
+                  f'Demonstrations of the same seeds, {_trained(variants)} training steps (above: '
                   f'{provenance["step"]}), each evaluated once. {_note(variants)}',
                   '', '| variant | success | interval | median ticks | limits acted |',
                   '|---|---|---|---|---|']
