@@ -14,6 +14,8 @@ from settings import Config, read_config
 import torch
 import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'config/training/drawer_open.yaml'
 SMALL = ('policy.observation.cameras='

@@ -101,6 +101,7 @@ def test_an_interrupted_run_goes_on(three, tmp_path):
     _assert_same(_collect(path, 2), three)  # nothing left to do
 
 
+@pytest.mark.slow
 def test_failures_are_counted_and_left_out(tmp_path):
     # soccer's expert misses on this seed, and scores on the next.
     arrays, attributes = _collect(tmp_path / 'demos.zarr', 1, 2, 'soccer-v3', (),
@@ -131,6 +132,7 @@ def test_a_wrong_argument_is_one_line(tmp_path, capsys, arguments, message):
     assert not (tmp_path / 'demos.zarr').exists()
 
 
+@pytest.mark.slow
 def test_several_tasks_go_to_a_folder_each_and_task_sets_are_spelled_out(tmp_path, capsys):
     arguments = ['--task', 'reach-v3', 'drawer-close-v3', '--episodes', '1', '--cameras',
                  '--workers', '1', '-o']
@@ -143,6 +145,7 @@ def test_several_tasks_go_to_a_folder_each_and_task_sets_are_spelled_out(tmp_pat
     assert '2 tasks need a folder' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_simulation_is_one_line_and_the_run_goes_on(three, tmp_path, monkeypatch, capsys):
     path = tmp_path / 'demos.zarr'
     arguments = ['--task', 'reach-v3', '--episodes', '3', '--cameras', 'arm', '--source-size',

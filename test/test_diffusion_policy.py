@@ -141,6 +141,7 @@ def test_every_parameter_learns():
     assert silent == []
 
 
+@pytest.mark.slow
 def test_training_on_one_action_makes_the_prediction_that_action():
     config = replace(CONFIG, observation=ObservationSpec((), ('ee_position', 'gripper')),
                      unet=UnetConfig(down_dims=(32, 64), diffusion_step_embed_dim=16))

@@ -55,6 +55,7 @@ def test_main_ends_with_one_line(arguments, words):
         assert word in message
 
 
+@pytest.mark.slow
 def test_every_noise_seed_has_its_files_and_a_video(tmp_path):
     evaluate.main([str(CHECKPOINT), '--episodes', '1', '--seed', '200', '--noise-seed', '3', '4',
                    '--inference-steps', '4', '--workers', '1', '--video', '1',

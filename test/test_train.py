@@ -222,6 +222,7 @@ def test_several_batches_make_the_step_of_a_large_one(dataset, tmp_path):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_with_twice_the_batch(dataset, tmp_path):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node',
                '2', str(ROOT / 'training/train.py'),
@@ -324,6 +325,7 @@ def test_tensorboard_has_the_curves_and_chunks_drawn_on_pictures(dataset, tmp_pa
     assert (picture.max(axis=2) - picture.min(axis=2)).max() > 60  # the demonstrations are grey
 
 
+@pytest.mark.slow
 def test_it_evaluates_in_the_simulator_every_so_many_epochs(dataset, tmp_path):
     config = small('training.steps=0', 'training.epochs=0.1', 'training.segments=4',
                    'training.evaluate_every=0.1', 'training.evaluation_episodes=1',
