@@ -98,5 +98,5 @@ def test_a_killed_environment_is_one_line(monkeypatch):
         return envs
 
     monkeypatch.setattr(evaluate, 'AsyncVectorEnv', and_kill)
-    with pytest.raises(SystemExit, match='evaluate: .*process died|Connection reset|Broken pipe'):
+    with pytest.raises(SystemExit, match="evaluate: an environment's process died"):
         evaluate.main([str(CHECKPOINT), '--episodes', '2'])

@@ -16,8 +16,8 @@ from diffusion_policy_ros.policy.config import (
 )
 from diffusion_policy_ros.sim.arm import MetaWorldArm, STEP_NS
 from diffusion_policy_ros.sim.rollout import (
-    close_envs,
     ClosedLoop,
+    closing_envs,
     executor_config,
     image_every,
     run_episodes,
@@ -99,10 +99,10 @@ def test_every_tick_can_be_watched():
     assert seen == [(3, NS_PER_S + i * STEP_NS, (7,)) for i in range(5)]
 
 
-def test_environments_are_closed_where_one_has_died():
+def test_environments_are_closed_where_one_died_while_the_other_answered():
     envs = AsyncVectorEnv([partial(MetaWorldArm, 'reach-v3', max_steps=None)] * 2,
                           autoreset_mode=AutoresetMode.DISABLED, context='spawn')
-    envs.processes[0].kill()
-    envs.processes[0].join()
-    close_envs(envs)
+    with pytest.raises((EOFError, ConnectionError)), closing_envs(envs):
+        envs.processes[1].kill()
+        envs.reset(seed=[1, 2])
     assert envs.closed and not any(process.is_alive() for process in envs.processes)

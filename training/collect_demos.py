@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ from diffusion_policy_ros.data.replay_writer import ReplayWriter
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.rendering import check_camera, check_renderer
-from diffusion_policy_ros.sim.rollout import close_envs
+from diffusion_policy_ros.sim.rollout import closing_envs
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed,
     check_task,
@@ -51,6 +51,7 @@ from diffusion_policy_ros.sim.tasks import (
     STEP_NS,
     TASK_SETS,
 )
+from diffusion_policy_ros.typed import to_mapping
 
 Steps = dict[str, list[np.ndarray]]
 
@@ -146,7 +147,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
     expert = Expert(config.task)
     envs = AsyncVectorEnv([partial(make_env, config)] * workers, context='spawn',
                           autoreset_mode=AutoresetMode.DISABLED)
-    try:
+    with closing_envs(envs):
         episodes = [Episode(first_seed + i) for i in range(workers)]
         next_seed = first_seed + workers
         observations, infos = envs.reset(seed=[episode.seed for episode in episodes])
@@ -171,8 +172,6 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
                 observations, infos = envs.reset(seed=[episode.seed for episode in episodes],
                                                  options={'reset_mask': over})
                 states[over] = infos['sim_state'][over]
-    finally:
-        close_envs(envs)
 
 
 def is_over(episode: Episode, success: bool, truncated: bool, ticks_after_success: int) -> bool:
@@ -198,7 +197,7 @@ def open_writer(config: CollectConfig, path: Path) -> ReplayWriter:
     """Return the data set of these settings; raises ValueError when `path` holds other data."""
     packages = ('metaworld', 'mujoco', 'gymnasium', 'numpy', 'opencv-python-headless', 'zarr')
     return ReplayWriter(
-        path, config.cameras, {**asdict(config), 'cameras': list(config.cameras)},
+        path, config.cameras, to_mapping(config),
         {'step_ns': STEP_NS, 'failed_seeds': [], 'n_failures': 0,
          'versions': {name: version(name) for name in packages}})
 

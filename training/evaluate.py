@@ -41,8 +41,8 @@ from diffusion_policy_ros.policy.checkpoint_config import (
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
-    close_envs,
     ClosedLoop,
+    closing_envs,
     Episode,
     executor_config,
     image_every,
@@ -55,13 +55,13 @@ from diffusion_policy_ros.sim.tasks import (
     data_set_name,
     expand_tasks,
     TASK_SETS,
+    VIEW_CAMERA,
 )
 from diffusion_policy_ros.sim.video import Album, Frame
 from diffusion_policy_ros.statistics import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_BLEND_S = ExecutorConfig().blend_s
-VIEW_CAMERA = 'corner4'
 TICKS_PER_PICTURE = 4  # of a video, 20 a second
 
 
@@ -113,13 +113,12 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     loops = [ClosedLoop(config, executor_config(config, blend_s), arm) for _ in range(workers)]
     episodes: dict[int, Episode] = {}
     try:
-        for episode in run_episodes(envs, loops, predict, seeds, on_tick=on_tick):
-            episodes[episode.seed] = episode
-            on_episode(episode)
-    except EOFError:
+        with closing_envs(envs):
+            for episode in run_episodes(envs, loops, predict, seeds, on_tick=on_tick):
+                episodes[episode.seed] = episode
+                on_episode(episode)
+    except (EOFError, ConnectionError):
         raise ConnectionError("an environment's process died") from None
-    finally:
-        close_envs(envs)
     return [episodes[seed] for seed in seeds]
 
 

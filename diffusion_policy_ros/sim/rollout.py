@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import gymnasium
@@ -148,16 +149,22 @@ class ClosedLoop:
         return dict(self._executor.limits_acted)
 
 
-def close_envs(envs: gymnasium.vector.VectorEnv) -> None:
-    """Close environments; where a worker process has died, end the others without asking them."""
-    workers = getattr(envs, 'processes', ())
-    if all(worker.is_alive() for worker in workers):
+@contextmanager
+def closing_envs(envs: gymnasium.vector.VectorEnv) -> Iterator[gymnasium.vector.VectorEnv]:
+    """
+    Close environments at the end; after an error, end their processes without asking them.
+
+    One that died may leave the others in the middle of an answer: asked, they would block.
+    """
+    try:
+        yield envs
         envs.close()
-        return
-    for worker in workers:
-        worker.terminate()
-        worker.join()
-    envs.closed = True
+    finally:
+        if not envs.closed:
+            for process in getattr(envs, 'processes', ()):
+                process.terminate()
+                process.join()
+            envs.closed = True
 
 
 def run_episodes(envs: gymnasium.vector.VectorEnv, loops: Sequence[ClosedLoop], predict: Predict,
