@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from diffusion_policy_ros.data.window_data import WindowData
-from diffusion_policy_ros.datatypes import EE_POSE
 from diffusion_policy_ros.policy.actions import decode_action, split_targets
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, draw
 
@@ -39,6 +37,7 @@ class Validation:
         self.rows = np.sort(np.random.default_rng(seed).choice(
             rows, min(VALIDATION_WINDOWS, len(rows)), replace=False))
         self.drawn = draw(config, (len(self.rows),), (), torch.Generator().manual_seed(0))
+        self._wanted = self._targets(data.action[self.rows])
 
     @torch.no_grad()
     def measure(self, policy: DiffusionPolicy) -> tuple[dict[str, float], np.ndarray]:
@@ -60,10 +59,8 @@ class Validation:
         noise = torch.randn((len(self.rows), *policy.noise_shape),
                             generator=torch.Generator().manual_seed(1))
         sample = policy.sample(condition, noise.to(device))
-        decode = partial(decode_action, ee_pose=self.data.now[self.rows], config=config)
-        found = split_targets(decode(policy.normalizer.unnormalize('action', sample).cpu()
-                                     .numpy()), config)
-        wanted = split_targets(decode(self.data.action[self.rows].astype(np.float64)), config)
+        found = self._targets(policy.normalizer.unnormalize('action', sample).cpu().numpy())
+        wanted = self._wanted
         executed = slice(config.n_action_steps)
         apart = (found['ee_position'] - wanted['ee_position'])[:, executed]
         measures = {'validation_loss': loss.item(),
@@ -89,17 +86,13 @@ class Validation:
         if not config.renderer:
             return {}
         chosen = np.linspace(0, len(self.rows) - 1, PICTURES).round().astype(int)
-        rows = self.rows[chosen]
-        wanted = split_targets(decode_action(self.data.action[rows].astype(np.float64),
-                                             self.data.now[rows], config), config)['ee_position']
-        sheets = {}
+        rows, sheets = self.rows[chosen], {}
         for name, frames in self.data.images(self.data.windows.observed[rows, -1]).items():
             geometry, panels = camera_geometry(config.task, name), []
-            for i, frame in enumerate(frames):
+            for i, now, frame in zip(chosen, self.data.now[rows], frames, strict=True):
                 panel = cv2.resize(frame, (PICTURE_PX, PICTURE_PX))
-                now = self.data.buffer.arrays[EE_POSE][self.data.windows.observed[rows[i], -1]]
-                truth, found = (geometry.project(points, now, PICTURE_PX, PICTURE_PX)
-                                for points in (wanted[i], positions[chosen[i]]))
+                truth, found = (geometry.project(points[i], now, PICTURE_PX, PICTURE_PX)
+                                for points in (self._wanted['ee_position'], positions))
                 if np.isfinite(truth).all():
                     cv2.polylines(panel, [truth.round().astype(np.int32)], False, WHITE, 1,
                                   cv2.LINE_AA)
@@ -107,6 +100,11 @@ class Validation:
                 panels.append(panel)
             sheets[name] = np.hstack(panels)
         return sheets
+
+    def _targets(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the windows' encoded actions (N, Tp, Da) as absolute targets, by part."""
+        config = self.data.config
+        return split_targets(decode_action(action, self.data.now[self.rows], config), config)
 
     def _features(self, policy: DiffusionPolicy) -> torch.Tensor | None:
         shown, frames = self.data.frames(self.rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.policy.config import one_of, PolicyConfig, positive
 from diffusion_policy_ros.typed import from_mapping, load_yaml
 
 
@@ -70,14 +70,10 @@ class TrainingConfig:
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError(f'training: steps is {self.steps} and epochs {self.epochs}, expected '
                              'one of them to be more than 0')
-        for name in ('episodes', 'validation_episodes', 'segments', 'segment_windows',
-                     'noise_draws', 'accumulation', 'learning_rate', 'save_every',
-                     'evaluation_episodes'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f'training.{name} is {getattr(self, name)}, expected more than 0')
-        if self.images not in ('memory', 'device', 'mapped'):
-            raise ValueError(f'training.images is {self.images!r}, expected memory, device or '
-                             'mapped')
+        positive(**{f'training.{name}': getattr(self, name) for name in (
+            'episodes', 'validation_episodes', 'segments', 'segment_windows', 'noise_draws',
+            'accumulation', 'learning_rate', 'save_every', 'evaluation_episodes')})
+        one_of('training.images', self.images, ('memory', 'device', 'mapped'))
         if len(self.betas) != 2:
             raise ValueError(f'training.betas is {list(self.betas)}, expected two numbers')
 

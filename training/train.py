@@ -275,32 +275,31 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
     evaluate_every = round(training.evaluate_every * trainer.batches.steps_per_epoch)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TextColumn('{task.fields[rate]:.2f} steps/s'), TimeRemainingColumn())
-    losses, started, first = [], time.perf_counter(), trainer.step
+    losses, started, first, stop = [], time.perf_counter(), trainer.step, False
     with Progress(*columns, disable=monitor is None or not sys.stderr.isatty()) as progress:
         bar = progress.add_task('training', total=trainer.steps, completed=first, rate=0.0)
-        while trainer.step < trainer.steps:
+        while trainer.step < trainer.steps and not stop:
             losses.append(trainer.advance())
             stop = _any(accelerator, stopping())
             saving = trainer.step % training.save_every == 0 or trainer.step == trainer.steps
             evaluating = evaluate_every and trainer.step % evaluate_every == 0
-            rate = (trainer.step - first) / (time.perf_counter() - started)
+            elapsed_s = time.perf_counter() - started
+            rate = (trainer.step - first) / elapsed_s
             progress.update(bar, completed=trainer.step, rate=rate)
-            if trainer.step % LOG_EVERY == 0 or saving or evaluating or stop:
-                loss = accelerator.reduce(torch.stack(losses).mean(), 'mean').item()
-                progress.update(bar, description=f'loss {loss:.4f}')
-                row = {'loss': loss, 'steps_per_s': round(rate, 3), 'waiting': round(
-                    trainer.waited_s / (time.perf_counter() - started), 4),
-                    'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
-                losses = []
-                if monitor is not None:
-                    success = _evaluate(trainer) if evaluating else {}
-                    monitor.write(trainer.step, {**row, **success},
-                                  trainer.average if saving or evaluating else None)
-                    if saving or stop:
-                        save()
-                accelerator.wait_for_everyone()
-            if stop:
-                break
+            if not (trainer.step % LOG_EVERY == 0 or saving or evaluating or stop):
+                continue
+            loss = accelerator.reduce(torch.stack(losses).mean(), 'mean').item()
+            losses = []
+            progress.update(bar, description=f'loss {loss:.4f}')
+            if monitor is not None:
+                row = {'loss': loss, 'steps_per_s': round(rate, 3),
+                       'waiting': round(trainer.waited_s / elapsed_s, 4),
+                       'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
+                monitor.write(trainer.step, {**row, **(_evaluate(trainer) if evaluating else {})},
+                              trainer.average if saving or evaluating else None)
+                if saving or stop:
+                    save()
+            accelerator.wait_for_everyone()
 
 
 def _any(accelerator: Accelerator, flag: bool) -> bool:

@@ -35,10 +35,7 @@ def picture_shape(blob: np.ndarray, ends: np.ndarray) -> tuple[int, int, int]:
     Raises:
         ValueError: it is broken, or there is none.
     """
-    picture = cv2.imdecode(blob[:ends[0]], cv2.IMREAD_COLOR) if len(ends) and ends[0] else None
-    if picture is None:
-        raise ValueError('picture 0 is no JPEG')
-    return picture.shape
+    return _picture(blob[:ends[0]] if len(ends) else blob[:0], 0).shape
 
 
 def decode(blob: np.ndarray, ends: np.ndarray, out: np.ndarray) -> None:
@@ -56,10 +53,7 @@ def decode(blob: np.ndarray, ends: np.ndarray, out: np.ndarray) -> None:
     starts = np.concatenate([[0], ends[:-1]])
 
     def one(i: int) -> None:
-        part = blob[starts[i]:ends[i]]
-        picture = cv2.imdecode(part, cv2.IMREAD_COLOR) if len(part) else None
-        if picture is None:
-            raise ValueError(f'picture {i} is no JPEG')
+        picture = _picture(blob[starts[i]:ends[i]], i)
         if picture.shape != out.shape[1:]:
             raise ValueError(f'picture {i} has shape {picture.shape}, expected {out.shape[1:]}')
         out[i] = picture[..., ::-1]
@@ -67,3 +61,11 @@ def decode(blob: np.ndarray, ends: np.ndarray, out: np.ndarray) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(one, range(len(ends)), chunksize=64):
             pass
+
+
+def _picture(part: np.ndarray, number: int) -> np.ndarray:
+    """Return (H, W, 3) uint8 BGR."""
+    picture = cv2.imdecode(part, cv2.IMREAD_COLOR) if len(part) else None
+    if picture is None:
+        raise ValueError(f'picture {number} is no JPEG')
+    return picture

@@ -6,7 +6,7 @@ Pictures are either raw (N, H, W, 3) or, as `ReplayWriter` writes them, JPEG byt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 import hashlib
 import os
@@ -21,6 +21,7 @@ from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
 JPEG_ENDS = '_ends'
 ROWS_AT_ONCE = 1024
+Make = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 LOW_DIMENSIONAL = {EE_POSE: 7, GRIPPER: 1, 'target_position': 3, 'target_gripper': 1}
 
 
@@ -47,21 +48,15 @@ class ReplayBuffer:
             yield slice(start, end)
             start = end
 
-    def head(self, n_episodes: int) -> ReplayBuffer:
+    def split(self, n_episodes: int) -> tuple[ReplayBuffer, ReplayBuffer]:
         """
-        Return the first `n_episodes` episodes.
+        Return the first `n_episodes` episodes and the rest.
 
         Raises:
             ValueError: there are fewer.
         """
-        return self.split(n_episodes)[0]
-
-    def split(self, n_episodes: int) -> tuple[ReplayBuffer, ReplayBuffer]:
-        """Return the first `n_episodes` episodes and the rest; raises as `head` does."""
-        if not 0 < n_episodes <= len(self.episode_ends):
-            raise ValueError(
-                f'{n_episodes} episodes are asked for, the data set has {len(self.episode_ends)}')
-        ends, cut = self.episode_ends, int(self.episode_ends[n_episodes - 1])
+        ends = self.episode_ends
+        cut = int(_first(ends, n_episodes)[-1])
         return tuple(
             ReplayBuffer({key: value[rows] for key, value in self.arrays.items()}, its_ends,
                          self.attributes)
@@ -103,60 +98,64 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
     ends = np.asarray(root['meta']['episode_ends'], dtype=np.int64)
     if len(ends) == 0 or np.any(np.diff(ends, prepend=0) < 2):
         raise ValueError(f'{path}: an episode is empty or has one step, expected two at least')
-    if n_episodes is not None:
-        if not 0 < n_episodes <= len(ends):
-            raise ValueError(f'{path}: {n_episodes} episodes are asked for, '
-                             f'the data set has {len(ends)}')
-        ends = ends[:n_episodes]
+    try:
+        ends = ends if n_episodes is None else _first(ends, n_episodes)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
     rows, arrays = int(ends[-1]), {}
     for key in (*cameras, *LOW_DIMENSIONAL):
         if key not in root['data']:
             found = sorted(root['data'].array_keys())
             raise ValueError(f'{path}: data/{key} is missing, found {found}')
         try:
-            arrays[key] = (_pictures(path, root, key, rows, mapped) if key in cameras
-                           else np.asarray(root['data'][key][:rows]))
+            if key in LOW_DIMENSIONAL:
+                arrays[key] = np.asarray(root['data'][key][:rows])
+            elif mapped:
+                arrays[key] = _mapped_pictures(path, root, key, rows)
+            else:
+                arrays[key] = _pictures(root, key, rows, np.empty)
         except ValueError as error:
             raise ValueError(f'{path}: data/{key}: {error}') from None
         _check(path, key, arrays[key], rows)
     return ReplayBuffer(arrays, ends, dict(root.attrs))
 
 
-def _pictures(path: Path, root: zarr.Group, camera: str, rows: int, mapped: bool) -> np.ndarray:
-    """Return (rows, H, W, 3); each process's own copy, or a file that they share."""
-    file = path / 'decoded' / f'{camera}_{rows}.npy'
-    if mapped and file.exists():
-        return np.load(file, mmap_mode='r')
-    stored, is_jpeg = root['data'][camera], camera + JPEG_ENDS in root['meta']
-    if not mapped and not is_jpeg:
-        return np.asarray(stored[:rows])
-    if is_jpeg:
-        ends = np.asarray(root['meta'][camera + JPEG_ENDS][:rows])
-        blob = np.asarray(stored[:ends[-1]] if len(ends) else stored[:0])
-        if len(ends) < rows or len(blob) < ends[-1]:
-            raise ValueError(f'it has {len(ends)} pictures and {len(blob)} bytes, episode_ends '
-                             f'say {rows} pictures')
-        shape = jpeg.picture_shape(blob, ends)
-    else:
-        shape = stored.shape[1:]
-    if not mapped:
-        out = np.empty((rows, *shape), np.uint8)
-        jpeg.decode(blob, ends, out)
+def _first(ends: np.ndarray, n_episodes: int) -> np.ndarray:
+    if not 0 < n_episodes <= len(ends):
+        raise ValueError(f'{n_episodes} episodes are asked for, the data set has {len(ends)}')
+    return ends[:n_episodes]
+
+
+def _pictures(root: zarr.Group, camera: str, rows: int, make: Make) -> np.ndarray:
+    """Return (rows, H, W, 3), in the array that `make` gives for a shape and a type."""
+    stored = root['data'][camera]
+    if camera + JPEG_ENDS not in root['meta']:
+        out = make((min(rows, stored.shape[0]), *stored.shape[1:]), stored.dtype)
+        for start in range(0, len(out), ROWS_AT_ONCE):
+            out[start:start + ROWS_AT_ONCE] = stored[start:min(len(out), start + ROWS_AT_ONCE)]
         return out
-    file.parent.mkdir(exist_ok=True)
-    new = file.with_suffix(f'.{os.getpid()}.new')
-    try:
-        out = np.lib.format.open_memmap(new, mode='w+', dtype=np.uint8, shape=(rows, *shape))
-        if is_jpeg:
-            jpeg.decode(blob, ends, out)
-        else:
-            for start in range(0, rows, ROWS_AT_ONCE):
-                block = slice(start, min(rows, start + ROWS_AT_ONCE))
-                out[block] = stored[block]
-        out.flush()
-        os.replace(new, file)
-    finally:
-        new.unlink(missing_ok=True)
+    ends = np.asarray(root['meta'][camera + JPEG_ENDS][:rows])
+    blob = np.asarray(stored[:ends[-1]] if len(ends) else stored[:0])
+    if len(ends) < rows or len(blob) < ends[-1]:
+        raise ValueError(f'it has {len(ends)} pictures and {len(blob)} bytes, episode_ends '
+                         f'say {rows} pictures')
+    out = make((rows, *jpeg.picture_shape(blob, ends)), np.dtype(np.uint8))
+    jpeg.decode(blob, ends, out)
+    return out
+
+
+def _mapped_pictures(path: Path, root: zarr.Group, camera: str, rows: int) -> np.ndarray:
+    """Return the pictures as a file that processes share, written by the first that asks."""
+    file = path / 'decoded' / f'{camera}_{rows}.npy'
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        new = file.with_suffix(f'.{os.getpid()}.new')
+        try:
+            _pictures(root, camera, rows, lambda shape, dtype: np.lib.format.open_memmap(
+                new, mode='w+', dtype=dtype, shape=shape)).flush()
+            os.replace(new, file)
+        finally:
+            new.unlink(missing_ok=True)
     return np.load(file, mmap_mode='r')
 
 

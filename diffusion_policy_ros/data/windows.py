@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -102,6 +103,7 @@ class ShuffledPasses:
 
     def __init__(self, items: np.ndarray, seed: int) -> None:
         self._items, self._seed = items, seed
+        self._order = lru_cache(maxsize=2)(self._shuffle)  # a stretch may reach into the next pass
 
     def take(self, first: int, count: int) -> np.ndarray:
         """Return items number `first` to `first + count - 1` of the endless sequence."""
@@ -110,5 +112,5 @@ class ShuffledPasses:
                  for number in np.unique(passes).tolist()]
         return np.concatenate(parts)
 
-    def _order(self, number: int) -> np.ndarray:
+    def _shuffle(self, number: int) -> np.ndarray:
         return np.random.default_rng([self._seed, number]).permutation(len(self._items))

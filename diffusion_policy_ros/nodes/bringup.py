@@ -15,11 +15,10 @@ from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.resources import config_folder, find
 from diffusion_policy_ros.policy.checkpoint_config import read_config
 from diffusion_policy_ros.policy.config import PolicyConfig
-from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task, STEP_NS
+from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task, STEP_NS, VIEW_CAMERA
 from diffusion_policy_ros.typed import load_yaml
 
 MODES = ('lockstep', 'realtime')
-VIEW_CAMERA = 'corner4'
 
 
 @dataclass(frozen=True)

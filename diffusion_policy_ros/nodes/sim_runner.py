@@ -23,7 +23,7 @@ from diffusion_policy_ros.nodes.sim_summary import (
 )
 from diffusion_policy_ros.nodes.sim_watch import Watch
 from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash, read_config
-from diffusion_policy_ros.sim.tasks import check_task, MAX_STEPS
+from diffusion_policy_ros.sim.tasks import check_task, MAX_STEPS, VIEW_CAMERA
 from diffusion_policy_ros.sim.video import Album, VIEW
 
 BRIDGE, EXECUTOR = 'metaworld_bridge', 'chunk_executor'
@@ -61,7 +61,7 @@ class RunnerConfig:
         'max': MAX_STEPS})
     video: bool = field(default=True, metadata={
         'description': 'Write video.mp4 and contact_sheet.png.'})
-    view_camera: str = field(default='corner4', metadata={
+    view_camera: str = field(default=VIEW_CAMERA, metadata={
         'description': "The bridge's outside view."})
     out: str = field(default='', metadata={
         'description': 'Folder for what the run writes; empty for out/sim/<time>.'})

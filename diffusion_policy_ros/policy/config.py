@@ -13,12 +13,14 @@ STRIDE = 32
 """Of ResNet-18: pixels that one place of its last map stands for."""
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError that names the key, where its value is none of the choices."""
     if value not in choices:
         raise ValueError(f'{name} is {value!r}, expected one of {", ".join(choices)}')
 
 
-def _positive(**values: float) -> None:
+def positive(**values: float) -> None:
+    """Raise a ValueError that names the first key whose value is not more than 0."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f'{name} is {value}, expected more than 0')
@@ -42,8 +44,8 @@ class CameraSpec:
     width: int
 
     def __post_init__(self) -> None:
-        _positive(source_height=self.source_height, source_width=self.source_width,
-                  height=self.height, width=self.width)
+        positive(source_height=self.source_height, source_width=self.source_width,
+                 height=self.height, width=self.width)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ObservationSpec:
 
     def __post_init__(self) -> None:
         for part in self.state:
-            _one_of('observation.state', part, tuple(STATE_PARTS))
+            one_of('observation.state', part, tuple(STATE_PARTS))
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names) or len(set(self.state)) != len(self.state):
             raise ValueError(f'observation: a part is named twice in {names} {list(self.state)}')
@@ -90,11 +92,11 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            _one_of('action.parts', part, tuple(ACTION_PARTS))
+            one_of('action.parts', part, tuple(ACTION_PARTS))
         if 'ee_position' not in self.parts or len(set(self.parts)) != len(self.parts):
             raise ValueError(f'action.parts is {list(self.parts)}, expected each part once '
                              'and ee_position among them')
-        _one_of('action.target', self.target, ('relative', 'absolute', 'delta'))
+        one_of('action.target', self.target, ('relative', 'absolute', 'delta'))
 
     @property
     def dim(self) -> int:
@@ -120,9 +122,9 @@ class VisionConfig:
     n_keypoints: int = 32
 
     def __post_init__(self) -> None:
-        _one_of('vision.pooling', self.pooling, ('spatial_softmax', 'average'))
-        _positive(crop_height=self.crop_height, crop_width=self.crop_width,
-                  n_keypoints=self.n_keypoints)
+        one_of('vision.pooling', self.pooling, ('spatial_softmax', 'average'))
+        positive(crop_height=self.crop_height, crop_width=self.crop_width,
+                 n_keypoints=self.n_keypoints)
         if self.base_width % 16 or self.base_width <= 0:
             raise ValueError(f'vision.base_width is {self.base_width}, expected a multiple of 16 '
                              '(GroupNorm has one group for 16 channels)')
@@ -150,8 +152,8 @@ class UnetConfig:
     diffusion_step_embed_dim: int = 128
 
     def __post_init__(self) -> None:
-        _positive(kernel_size=self.kernel_size, n_groups=self.n_groups,
-                  diffusion_step_embed_dim=self.diffusion_step_embed_dim)
+        positive(kernel_size=self.kernel_size, n_groups=self.n_groups,
+                 diffusion_step_embed_dim=self.diffusion_step_embed_dim)
         if not self.down_dims or self.kernel_size % 2 == 0:
             raise ValueError(f'unet: down_dims is {list(self.down_dims)} and kernel_size '
                              f'{self.kernel_size}, expected at least one width and an odd kernel')
@@ -185,8 +187,8 @@ class TransformerConfig:
     conditioning: str = 'cross_attention'
 
     def __post_init__(self) -> None:
-        _positive(n_layers=self.n_layers, n_heads=self.n_heads, embed_dim=self.embed_dim)
-        _one_of('transformer.conditioning', self.conditioning, ('cross_attention', 'adaln_zero'))
+        positive(n_layers=self.n_layers, n_heads=self.n_heads, embed_dim=self.embed_dim)
+        one_of('transformer.conditioning', self.conditioning, ('cross_attention', 'adaln_zero'))
         for name in ('p_drop_embed', 'p_drop_attn'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'transformer.{name} is {getattr(self, name)}, expected at '
@@ -218,10 +220,10 @@ class NoiseConfig:
     num_inference_steps: int = 16
 
     def __post_init__(self) -> None:
-        _one_of('noise.beta_schedule', self.beta_schedule, ('squaredcos_cap_v2',))
-        _one_of('noise.prediction_type', self.prediction_type, ('epsilon',))
-        _one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
-        _positive(num_inference_steps=self.num_inference_steps)
+        one_of('noise.beta_schedule', self.beta_schedule, ('squaredcos_cap_v2',))
+        one_of('noise.prediction_type', self.prediction_type, ('epsilon',))
+        one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
+        positive(num_inference_steps=self.num_inference_steps)
         if self.num_inference_steps > self.num_train_timesteps:
             raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected '
                              f'at most num_train_timesteps {self.num_train_timesteps}')
@@ -261,9 +263,9 @@ class PolicyConfig:
     task: str = ''
 
     def __post_init__(self) -> None:
-        _positive(n_obs_steps=self.n_obs_steps, horizon=self.horizon,
-                  n_action_steps=self.n_action_steps, dt_s=self.dt_s)
-        _one_of('network', self.network, ('unet', 'transformer'))
+        positive(n_obs_steps=self.n_obs_steps, horizon=self.horizon,
+                 n_action_steps=self.n_action_steps, dt_s=self.dt_s)
+        one_of('network', self.network, ('unet', 'transformer'))
         if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
             raise ValueError(f'n_obs_steps {self.n_obs_steps} - 1 + n_action_steps '
                              f'{self.n_action_steps} is more than horizon {self.horizon}')

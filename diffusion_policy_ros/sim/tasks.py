@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 STEP_NS = 12_500_000  # one tick: 5 MuJoCo steps of 2.5 ms, 80 Hz
 MAX_STEPS = 500  # MetaWorld's own length of an episode
+VIEW_CAMERA = 'corner4'  # the outside view of films
 ACTION_SCALE = 0.01  # metres that an action of 1 moves the mocap body in a tick
 
 FIRST_COLLECTION_SEED = 1_000_000  # below: evaluation, from here on: demonstrations
