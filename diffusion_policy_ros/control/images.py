@@ -57,3 +57,22 @@ def camera_image(pixels: np.ndarray, encoding: str, height: int, width: int) -> 
     if pixels.shape[2] == 3 and order == (0, 1, 2):
         return np.ascontiguousarray(pixels)
     return np.ascontiguousarray(pixels[:, :, order])
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """
+    Return a compressed picture's pixels, (H, W, 3) uint8 in the order blue, green, red.
+
+    Raises:
+        ValueError: 'data: found, expected': a JPEG cut short, or no JPEG or PNG at all.
+    """
+    # OpenCV fills what is missing of a JPEG with grey, and says nothing.
+    if data.startswith(b'\xff\xd8') and b'\xff\xd9' not in data:
+        raise ValueError(f'data: {len(data)} bytes of a JPEG without its end, expected all of it')
+    pixels = None
+    if data:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8),
+                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError(f'data: {len(data)} bytes that are no image, expected jpeg or png')
+    return pixels

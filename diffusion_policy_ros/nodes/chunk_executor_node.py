@@ -16,11 +16,11 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
 from diffusion_policy_ros.control.pairing import GRIPPER_HALF, MOTION, StampPairing
 from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status
-from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.parameters import declare
@@ -95,15 +95,15 @@ class ChunkExecutorNode(Node):
         listen(PoseStamped, 'ee_pose', self._on_pose,
                input_qos('reliable' if config.lockstep else config.input_reliability))
         listen(MultiDOFJointTrajectory, 'ee_trajectory',
-               partial(self._on_chunk_half, 'ee_trajectory', MOTION, messages.motion_half))
+               partial(self._on_chunk_half, 'ee_trajectory', MOTION, readings.motion_half))
         listen(PoseStamped, 'teleop_pose', partial(self._on_teleop_half, MOTION))
         if self._has_gripper:
             listen(JointTrajectory, 'gripper_trajectory', partial(
-                self._on_chunk_half, 'gripper_trajectory', GRIPPER_HALF, messages.gripper_half))
+                self._on_chunk_half, 'gripper_trajectory', GRIPPER_HALF, readings.gripper_half))
             listen(JointState, 'teleop_gripper', partial(self._on_teleop_half, GRIPPER_HALF))
 
     def _on_pose(self, msg: PoseStamped) -> None:
-        observation = messages.pose_observation(msg)
+        observation = readings.pose_observation(msg)
         answered = self._last is not None and self._last.stamp_ns == observation.stamp_ns
         self._core.push_pose(observation)
         self._tick_ns = observation.stamp_ns
@@ -114,7 +114,7 @@ class ChunkExecutorNode(Node):
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:
-        stamp_ns = messages.stamp_ns(msg.header)
+        stamp_ns = readings.stamp_ns(msg.header)
         try:
             chunk = self._chunk(half, stamp_ns, convert(msg))
         except ValueError as error:
@@ -127,18 +127,18 @@ class ChunkExecutorNode(Node):
         self._tick_in_lockstep()
 
     def _chunk(self, half: str, stamp_ns: int,
-               value: Chunk | messages.GripperHalf) -> Chunk | None:
+               value: Chunk | readings.GripperHalf) -> Chunk | None:
         if not self._has_gripper:
             return value
         pair = self._chunk_halves.push(half, stamp_ns, value)
-        return None if pair is None else messages.join_chunk(*pair)
+        return None if pair is None else readings.join_chunk(*pair)
 
     def _on_teleop_half(self, half: str, msg: PoseStamped | JointState) -> None:
         pair = (msg, None)
         if self._has_gripper:
-            pair = self._teleop_halves.push(half, messages.stamp_ns(msg.header), msg)
+            pair = self._teleop_halves.push(half, readings.stamp_ns(msg.header), msg)
         if pair is not None:
-            problem = self._core.push_teleop(messages.command_from(*pair), self._now_ns(),
+            problem = self._core.push_teleop(readings.command_from(*pair), self._now_ns(),
                                              time.monotonic_ns())
             self._say_refused('teleop_pose', problem)
             self._tick_in_lockstep()

@@ -13,13 +13,12 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
+from diffusion_policy_ros.control.readings import floats, pose_observation
 from diffusion_policy_ros.datatypes import Observation
 from diffusion_policy_ros.nodes import spin
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
-from diffusion_policy_ros.nodes.messages import (
-    floats, gripper_target_message, pose_message, pose_observation,
-)
+from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
 from diffusion_policy_ros.nodes.parameters import declare
 from diffusion_policy_ros.nodes.qos import RELIABLE
 from diffusion_policy_ros.sim.experts import Expert

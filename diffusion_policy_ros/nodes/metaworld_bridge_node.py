@@ -13,11 +13,11 @@ from sensor_msgs.msg import JointState
 
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.pairing import StampPairing
+from diffusion_policy_ros.control.readings import command_from, stamp_ns
 from diffusion_policy_ros.nodes import spin
 from diffusion_policy_ros.nodes.bridge_output import BridgeOutput, OutputConfig
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
-from diffusion_policy_ros.nodes.messages import command_from, stamp_ns
 from diffusion_policy_ros.nodes.parameters import declare, read
 from diffusion_policy_ros.nodes.qos import RELIABLE
 from diffusion_policy_ros.nodes.resources import find

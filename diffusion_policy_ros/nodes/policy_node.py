@@ -19,6 +19,7 @@ import torch
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.datatypes import Chunk, EE_POSE, GRIPPER, Observation, to_ns
 from diffusion_policy_ros.nodes import messages
@@ -175,7 +176,7 @@ class PolicyNode(LifecycleNode):
     def _subscribe(self, config: PolicyConfig, settings: PolicyNodeConfig) -> None:
         qos = input_qos('reliable' if settings.lockstep else settings.input_reliability)
         topics = {EE_POSE: 'ee_pose', GRIPPER: 'gripper_state'}
-        kinds = {EE_POSE: (PoseStamped, messages.pose_observation),
+        kinds = {EE_POSE: (PoseStamped, readings.pose_observation),
                  GRIPPER: (JointState, self._gripper_observation)}
         raw = settings.image_transport == 'raw'
         for camera in config.observation.cameras:
@@ -192,14 +193,15 @@ class PolicyNode(LifecycleNode):
     # Inputs
 
     def _gripper_observation(self, msg: JointState) -> Observation:
-        observation = messages.gripper_observation(msg)
+        observation = readings.gripper_observation(msg)
         closed = self._arm.gripper.state_to_closed(observation.value[0])
         return replace(observation, value=np.array([closed]))
 
     def _camera_observation(self, camera: CameraSpec, msg: Image | CompressedImage) -> Observation:
-        image = msg if isinstance(msg, Image) else messages.decompress(msg)
-        self._check.saw_size(camera.name, image.height, image.width)
-        return messages.image_observation(image, camera.name, camera.height, camera.width)
+        observation, size = readings.image_observation(msg, camera.name, camera.height,
+                                                       camera.width)
+        self._check.saw_size(camera.name, *size)
+        return observation
 
     def _on_input(self, convert: Callable[[Any], Observation], msg: Any) -> None:
         if self._state == 'active':

@@ -15,8 +15,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.datatypes import Chunk
-from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.qos import RELIABLE
 from diffusion_policy_ros.sim.tasks import STEP_NS
@@ -96,19 +96,19 @@ class Watch:
             self.truncated = msg.data
 
     def _on_pose(self, msg: PoseStamped) -> None:
-        stamp_ns = messages.stamp_ns(msg.header)
+        stamp_ns = readings.stamp_ns(msg.header)
         if not self.under_way or stamp_ns <= self.newest_ns:
             return
         self.first_ns = self.first_ns or stamp_ns
         self.newest_ns, self.newest_steady_ns = stamp_ns, time.monotonic_ns()
         self._arrival_ns[stamp_ns] = self.newest_steady_ns
         if self._cameras:
-            self._poses[stamp_ns] = messages.pose_observation(msg).value
+            self._poses[stamp_ns] = readings.pose_observation(msg).value
             self._forget_oldest(self._poses)
             self._add_frame(stamp_ns)
 
     def _on_chunk(self, msg: MultiDOFJointTrajectory) -> None:
-        chunk = messages.motion_half(msg)
+        chunk = readings.motion_half(msg)
         arrival_ns = self._arrival_ns.get(chunk.stamp_ns)
         if arrival_ns is not None:
             self.newest_chunk_steady_ns = time.monotonic_ns()
@@ -117,8 +117,8 @@ class Watch:
             self.chunk_ages_ns.append(self.newest_ns - chunk.stamp_ns)
 
     def _on_picture(self, camera: str, msg: Image) -> None:
-        stamp_ns = messages.stamp_ns(msg.header)
-        self._pictures[camera][stamp_ns] = messages.image_pixels(msg)
+        stamp_ns = readings.stamp_ns(msg.header)
+        self._pictures[camera][stamp_ns], _ = readings.image_pixels(msg)
         self._forget_oldest(self._pictures[camera])
         if camera == self._cameras[-1]:
             self._add_frame(stamp_ns)

@@ -18,6 +18,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 import yaml
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.arm import GripperConfig
 from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status
 from diffusion_policy_ros.nodes import messages
@@ -62,7 +63,7 @@ class World:
     def _on_target(self, msg, info):
         self.sent.append((info['source_timestamp'], type(msg)))
         if isinstance(msg, PoseStamped):
-            self.targets.append(messages.command_from(msg, None))
+            self.targets.append(readings.command_from(msg, None))
             self.pose_now = self.targets[-1].position
 
     @property
@@ -133,7 +134,7 @@ class World:
 
         def find_report():
             for msg in reversed(self.reports):
-                values = messages.diagnostics_values(msg, self.name)
+                values = readings.diagnostics_values(msg, self.name)
                 if values is not None:
                     return values if predicate(values) else None
             return None
@@ -457,6 +458,6 @@ def test_an_on_off_hand_gets_its_own_unit_once(probe):
     output.forget()
     output.send(Command(8, HOME, UPRIGHT, -1.0, 'base'))
     probe.wait(lambda: len(targets) == 4, 'four changes')
-    found = [(msg.effort[0], msg.position[0], messages.stamp_ns(msg.header)) for msg in targets]
+    found = [(msg.effort[0], msg.position[0], readings.stamp_ns(msg.header)) for msg in targets]
     assert found == [
         (-1.0, 0.08, 1), (1.0, 0.0, 4), (-1.0, 0.08, 7), (-1.0, 0.08, 8)]

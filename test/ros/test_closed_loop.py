@@ -16,7 +16,7 @@ import psutil
 import pytest
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
-from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.control import readings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUPERVISOR = 'diffusion_policy_ros.nodes.supervisor'
@@ -155,7 +155,7 @@ def test_a_killed_policy_is_waited_for_and_the_run_goes_on(run, probe):
     said = 'policy was ended by SIGKILL: waiting for it; it starts again with'
     probe.wait(lambda: said in sim.output, said)
     (command,) = [line for line in sim.lines if line.startswith('  ROS_DOMAIN_ID=')]
-    before_ns = messages.stamp_ns(chunks[-1].header)
+    before_ns = readings.stamp_ns(chunks[-1].header)
     chunks.clear()
     again = subprocess.Popen(command, shell=True, cwd=REPOSITORY, start_new_session=True)
     try:
@@ -165,7 +165,7 @@ def test_a_killed_policy_is_waited_for_and_the_run_goes_on(run, probe):
         again.wait()
     # The same episode: it went on from the tick that the first one had left unanswered; that is
     # its last chunk's own where the kill came before that chunk reached the executor.
-    assert 0 <= messages.stamp_ns(chunks[0].header) - before_ns <= CHUNK_NS
+    assert 0 <= readings.stamp_ns(chunks[0].header) - before_ns <= CHUNK_NS
     assert sim.exit_code is None
     sim.signal(signal.SIGINT)
     assert ended(probe, sim) == 130

@@ -12,7 +12,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
-from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
@@ -65,10 +65,10 @@ def over_topics(probe, task, seed, n_targets):
     probe.wait(lambda: len(success) + len(truncated) == 3, 'the end of the episode',
                EPISODE_LIMIT_S)
     probe.wait(lambda: len(poses) >= n_targets and len(grippers) >= n_targets, 'all targets')
-    efforts = {messages.stamp_ns(msg.header): msg.effort[0] for msg in grippers}
+    efforts = {readings.stamp_ns(msg.header): msg.effort[0] for msg in grippers}
     targets = {}
     for msg in poses:
-        point, stamp_ns = msg.pose.position, messages.stamp_ns(msg.header)
+        point, stamp_ns = msg.pose.position, readings.stamp_ns(msg.header)
         targets[stamp_ns] = np.array([point.x, point.y, point.z, efforts[stamp_ns]])
     assert np.all(np.diff(sorted(targets)) == STEP_NS)
     return success[-1].data, [targets[stamp_ns] for stamp_ns in sorted(targets)]
@@ -80,7 +80,7 @@ def report(probe, node, **expected):
 
     def values():
         for report in reports:
-            found = messages.diagnostics_values(report, f'/{node}')
+            found = readings.diagnostics_values(report, f'/{node}')
             if found is not None and expected.items() <= found.items():
                 return found
         return None
@@ -119,7 +119,7 @@ def test_a_bad_state_is_refused_and_the_next_one_answered(nodes, probe):
     for data in (state[:-1], [*state[:-1], float('nan')], state):
         states.publish(Float64MultiArray(data=data))
     probe.wait(lambda: answers, 'an answer')
-    assert messages.stamp_ns(answers[0].header) == 5 * 10**9
+    assert readings.stamp_ns(answers[0].header) == 5 * 10**9
     report(probe, 'expert', **{'refused metaworld_bridge/sim_state data': '2'})
     assert ('metaworld_bridge/sim_state refused: data: 42 numbers, expected 43'
             in nodes['expert'].log)

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.datatypes import Chunk, Command, EE_POSE, GRIPPER
 from diffusion_policy_ros.nodes import messages
 
@@ -70,7 +71,8 @@ def assert_same(left, right):
 ])
 def test_colour_images_become_rgb(encoding, pixels):
     msg = over_the_wire(messages.image_message(pixels, STAMP_NS, 'optical', encoding))
-    observation = messages.image_observation(msg, 'wrist', 6, 5)
+    observation, size = readings.image_observation(msg, 'wrist', 6, 5)
+    assert size == (6, 5)
     assert (observation.stream, observation.stamp_ns) == ('wrist', STAMP_NS)
     assert observation.frame_id == 'optical'
     np.testing.assert_array_equal(observation.value, RGB)
@@ -79,7 +81,7 @@ def test_colour_images_become_rgb(encoding, pixels):
 def test_a_grey_image_becomes_three_equal_channels():
     grey = np.ascontiguousarray(RGB[..., 0])
     msg = over_the_wire(messages.image_message(grey, STAMP_NS, '', 'mono8'))
-    value = messages.image_observation(msg, 'wrist', 6, 5).value
+    value = readings.image_observation(msg, 'wrist', 6, 5)[0].value
     np.testing.assert_array_equal(value, np.repeat(grey[..., None], 3, axis=2))
 
 
@@ -88,15 +90,18 @@ def test_padding_of_rows_is_left_out():
     padded = np.full((6, 19), 255, np.uint8)
     padded[:, :15] = RGB.reshape(6, 15)
     msg.step, msg.data = 19, array.array('B', padded.tobytes())
-    np.testing.assert_array_equal(messages.image_pixels(over_the_wire(msg)), RGB)
+    pixels, encoding = readings.image_pixels(over_the_wire(msg))
+    assert encoding == 'rgb8'
+    np.testing.assert_array_equal(pixels, RGB)
 
 
 def test_an_image_is_scaled_to_the_size_asked_for():
     flat = np.full((224, 224, 3), (10, 20, 30), np.uint8)
-    value = messages.image_observation(
-        messages.image_message(flat, STAMP_NS, ''), 'wrist', 96, 90).value
-    assert value.shape == (96, 90, 3)
-    assert (value == (10, 20, 30)).all()
+    observation, size = readings.image_observation(
+        messages.image_message(flat, STAMP_NS, ''), 'wrist', 96, 90)
+    assert size == (224, 224)
+    assert observation.value.shape == (96, 90, 3)
+    assert (observation.value == (10, 20, 30)).all()
 
 
 def test_cv_bridge_agrees_where_it_is_right():
@@ -107,7 +112,7 @@ def test_cv_bridge_agrees_where_it_is_right():
         assert bytes(msg.data) == bytes(ours.data)
         assert (msg.step, msg.encoding, msg.height) == (ours.step, ours.encoding, ours.height)
         np.testing.assert_array_equal(
-            messages.image_observation(ours, 'wrist', 6, 5).value,
+            readings.image_observation(ours, 'wrist', 6, 5)[0].value,
             bridge.imgmsg_to_cv2(msg, 'rgb8'))
 
 
@@ -115,7 +120,7 @@ def test_cv_bridge_agrees_where_it_is_right():
 def test_other_encodings_are_refused_by_name(encoding):
     msg = messages.image_message(RGB, STAMP_NS, '')
     msg.encoding = encoding
-    refused(f'encoding: {encoding!r}, expected one of rgb8, bgr8', messages.image_pixels, msg)
+    refused(f'encoding: {encoding!r}, expected one of rgb8, bgr8', readings.image_pixels, msg)
 
 
 @pytest.mark.parametrize('changes, expected', [
@@ -130,12 +135,12 @@ def test_an_image_that_does_not_fit_its_size_is_refused(changes, expected):
     msg = messages.image_message(RGB, STAMP_NS, '')
     for name, value in changes.items():
         setattr(msg, name, value)
-    refused(expected, messages.image_pixels, msg)
+    refused(expected, readings.image_pixels, msg)
 
 
 def test_an_image_without_a_stamp_is_refused():
     msg = messages.image_message(RGB, 0, '')
-    refused('header.stamp: 0 ns', messages.image_observation, msg, 'wrist', 6, 5)
+    refused('header.stamp: 0 ns', readings.image_observation, msg, 'wrist', 6, 5)
 
 
 def test_only_uint8_pixels_are_sent():
@@ -152,29 +157,27 @@ def compressed(extension='.png', cut=None):
 
 
 def test_a_png_is_decoded_to_rgb():
-    msg = messages.decompress(over_the_wire(compressed()))
-    assert (msg.height, msg.width) == (96, 80)
-    observation = messages.image_observation(msg, 'wrist', 6, 5)
+    observation, size = readings.image_observation(over_the_wire(compressed()), 'wrist', 6, 5)
+    assert size == (96, 80)
     assert observation.stamp_ns == STAMP_NS
     np.testing.assert_array_equal(observation.value, RGB)
 
 
 def test_a_jpeg_is_decoded_to_rgb():
-    msg = messages.decompress(compressed('.jpg'))
-    value = messages.image_observation(msg, 'wrist', 6, 5).value
+    value = readings.image_observation(compressed('.jpg'), 'wrist', 6, 5)[0].value
     assert np.abs(value.astype(int) - RGB).mean() < 6
 
 
 @pytest.mark.parametrize('extension, cut', [('.jpg', -2), ('.jpg', 300), ('.jpg', 0), ('.png', 9)])
 def test_a_compressed_image_cut_short_is_refused(extension, cut):
-    refused('data: ', messages.decompress, compressed(extension, cut))
+    refused('data: ', readings.image_pixels, compressed(extension, cut))
 
 
 @pytest.mark.parametrize('kind', ['16UC1; png compressed ', '32FC1; compressedDepth png'])
 def test_compressed_depth_is_refused(kind):
     msg = compressed()
     msg.format = kind
-    refused(f'format: {kind!r}', messages.decompress, msg)
+    refused(f'format: {kind!r}', readings.image_pixels, msg)
 
 
 def test_camera_info_holds_the_intrinsics():
@@ -188,7 +191,7 @@ def test_camera_info_holds_the_intrinsics():
 # Poses, grippers, commands
 
 def test_a_pose_comes_back_as_it_left():
-    observation = messages.pose_observation(over_the_wire(pose()))
+    observation = readings.pose_observation(over_the_wire(pose()))
     assert (observation.stream, observation.stamp_ns) == (EE_POSE, STAMP_NS)
     assert observation.frame_id == 'base'
     np.testing.assert_array_equal(observation.value, [1, 2, 3, 0, 0, HALF, HALF])
@@ -204,8 +207,8 @@ def test_a_pose_comes_back_as_it_left():
     ({'header': messages.to_header(STAMP_NS)}, 'header.frame_id: it is empty'),
 ])
 def test_a_bad_pose_is_refused(changes, expected):
-    refused(expected, messages.pose_observation, pose(**changes))
-    refused(expected, messages.command_from, pose(**changes), None)
+    refused(expected, readings.pose_observation, pose(**changes))
+    refused(expected, readings.command_from, pose(**changes), None)
 
 
 def test_no_bad_pose_is_sent():
@@ -215,17 +218,17 @@ def test_no_bad_pose_is_sent():
 
 def test_a_gripper_state_comes_back_as_it_left():
     msg = over_the_wire(messages.gripper_state_message(0.25, STAMP_NS))
-    observation = messages.gripper_observation(msg)
+    observation = readings.gripper_observation(msg)
     assert (observation.stream, observation.stamp_ns) == (GRIPPER, STAMP_NS)
     np.testing.assert_array_equal(observation.value, [0.25])
 
 
 def test_a_bad_gripper_state_is_refused():
     header = messages.to_header(STAMP_NS)
-    refused('position: it is empty', messages.gripper_observation, JointState(header=header))
-    refused('position: [nan]', messages.gripper_observation,
+    refused('position: it is empty', readings.gripper_observation, JointState(header=header))
+    refused('position: [nan]', readings.gripper_observation,
             JointState(header=header, position=[math.nan]))
-    refused('header.stamp', messages.gripper_observation, JointState(position=[0.5]))
+    refused('header.stamp', readings.gripper_observation, JointState(position=[0.5]))
 
 
 @pytest.mark.parametrize('gripper', [None, -1.0, 0.5])
@@ -234,7 +237,7 @@ def test_a_command_comes_back_as_it_left(gripper):
                       'base')
     motion, effort = messages.command_messages(command)
     assert (effort is None) == (gripper is None)
-    back = messages.command_from(over_the_wire(motion), effort and over_the_wire(effort))
+    back = readings.command_from(over_the_wire(motion), effort and over_the_wire(effort))
     assert (back.stamp_ns, back.gripper, back.frame_id) == (STAMP_NS, gripper, 'base')
     np.testing.assert_array_equal(back.position, command.position)
     np.testing.assert_array_equal(back.quaternion, command.quaternion)
@@ -243,7 +246,7 @@ def test_a_command_comes_back_as_it_left(gripper):
 @pytest.mark.parametrize('efforts, expected', [
     ([], 'effort: it is empty'), ([math.nan], 'effort: [nan]'), ([1.5], 'effort: 1.5, expected')])
 def test_a_bad_gripper_target_is_refused(efforts, expected):
-    refused(expected, messages.gripper_target,
+    refused(expected, readings.gripper_target,
             JointState(header=messages.to_header(STAMP_NS), effort=efforts))
 
 
@@ -253,15 +256,15 @@ def test_a_bad_gripper_target_is_refused(efforts, expected):
 def test_a_chunk_comes_back_as_it_left(quaternion):
     sent = chunk(quaternion=quaternion)
     motion, gripper = (over_the_wire(msg) for msg in messages.chunk_messages(sent))
-    assert messages.stamp_ns(motion.header) == messages.stamp_ns(gripper.header) == STAMP_NS
-    assert_same(messages.join_chunk(messages.motion_half(motion), messages.gripper_half(gripper)),
+    assert readings.stamp_ns(motion.header) == readings.stamp_ns(gripper.header) == STAMP_NS
+    assert_same(readings.join_chunk(readings.motion_half(motion), readings.gripper_half(gripper)),
                 sent)
 
 
 def test_a_chunk_without_a_gripper_is_one_message():
     motion, gripper = messages.chunk_messages(chunk(gripper=None))
     assert gripper is None
-    assert_same(messages.motion_half(motion), chunk(gripper=None))
+    assert_same(readings.motion_half(motion), chunk(gripper=None))
 
 
 def spoil(**changes):
@@ -274,27 +277,27 @@ def spoil(**changes):
 
 def test_a_bad_chunk_is_refused():
     vector = type(spoil()[0].points[0].transforms[0].translation)
-    refused('position: ', messages.motion_half, spoil(translation=vector(x=math.nan))[0])
-    refused('quaternion: ', messages.motion_half, spoil(rotation=Quaternion(w=1.0))[0])
+    refused('position: ', readings.motion_half, spoil(translation=vector(x=math.nan))[0])
+    refused('quaternion: ', readings.motion_half, spoil(rotation=Quaternion(w=1.0))[0])
     motion, gripper = spoil()
     motion.points[2].time_from_start.sec = 0
     motion.points[2].time_from_start.nanosec = 0
-    refused('chunk: time_from_start does not increase', messages.motion_half, motion)
-    refused('time_from_start: 3 points', messages.join_chunk,
-            messages.motion_half(messages.chunk_messages(
-                chunk(offsets_ns=np.array([0, 1, 2])))[0]), messages.gripper_half(gripper))
+    refused('chunk: time_from_start does not increase', readings.motion_half, motion)
+    refused('time_from_start: 3 points', readings.join_chunk,
+            readings.motion_half(messages.chunk_messages(
+                chunk(offsets_ns=np.array([0, 1, 2])))[0]), readings.gripper_half(gripper))
     motion.points[2].transforms = []
-    refused('points: a point has not exactly one', messages.motion_half, motion)
+    refused('points: a point has not exactly one', readings.motion_half, motion)
     header = messages.to_header(STAMP_NS, 'base')
-    refused('points: there are none', messages.motion_half, MultiDOFJointTrajectory(header=header))
-    refused('points: there are none', messages.gripper_half, JointTrajectory(header=header))
+    refused('points: there are none', readings.motion_half, MultiDOFJointTrajectory(header=header))
+    refused('points: there are none', readings.gripper_half, JointTrajectory(header=header))
     gripper.points[1].effort = []
-    refused('effort: it is empty', messages.gripper_half, gripper)
+    refused('effort: it is empty', readings.gripper_half, gripper)
     gripper.points[1].effort = [-1.5]
-    refused('effort: ', messages.gripper_half, gripper)
+    refused('effort: ', readings.gripper_half, gripper)
     motion = spoil()[0]
     motion.header.frame_id = ''
-    refused('header.frame_id: ', messages.motion_half, motion)
+    refused('header.frame_id: ', readings.motion_half, motion)
 
 
 def test_no_bad_chunk_is_sent():
@@ -317,19 +320,19 @@ def test_markers_show_every_point():
 
 def test_numbers_come_back_as_they_left():
     msg = over_the_wire(messages.floats_message(np.arange(42.0)))
-    np.testing.assert_array_equal(messages.floats(msg, 42), np.arange(42.0))
-    refused('data: 42 numbers, expected 39', messages.floats, msg, 39)
-    refused('data: ', messages.floats, Float64MultiArray(data=[math.nan]), 1)
+    np.testing.assert_array_equal(readings.floats(msg, 42), np.arange(42.0))
+    refused('data: 42 numbers, expected 39', readings.floats, msg, 39)
+    refused('data: ', readings.floats, Float64MultiArray(data=[math.nan]), 1)
 
 
 def test_diagnostics_hold_their_values():
     msg = over_the_wire(messages.diagnostics_message(
         '/a/policy', b'\x01', 'late', {'chunk_ms': 3.5, 'missed': 2}, STAMP_NS))
     assert msg.status[0].level == b'\x01' and msg.status[0].message == 'late'
-    assert messages.diagnostics_values(msg, '/a/policy') == {'chunk_ms': '3.5', 'missed': '2'}
-    assert messages.diagnostics_values(msg, '/a') is None
+    assert readings.diagnostics_values(msg, '/a/policy') == {'chunk_ms': '3.5', 'missed': '2'}
+    assert readings.diagnostics_values(msg, '/a') is None
 
 
 @pytest.mark.parametrize('stamp', [1, STAMP_NS, 2**31 * 10**9 - 1])
 def test_stamps_are_exact(stamp):
-    assert messages.stamp_ns(messages.to_header(stamp)) == stamp
+    assert readings.stamp_ns(messages.to_header(stamp)) == stamp

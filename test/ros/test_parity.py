@@ -11,7 +11,7 @@ from geometry_msgs.msg import PoseStamped
 import numpy as np
 import torch
 
-from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.nodes.bringup import metaworld_nodes, SimSettings
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.sim.rollout import EPISODE_GAP_NS, FIRST_STAMP_NS
@@ -43,7 +43,7 @@ def test_same_targets_and_success_as_without_ros(
     finally:
         torch.set_num_threads(threads)
 
-    sent = {messages.stamp_ns(target.header): target.pose.position for target in targets}
+    sent = {readings.stamp_ns(target.header): target.pose.position for target in targets}
     stamp_ns = FIRST_STAMP_NS
     for episode in episodes:
         expected = np.array(episode.targets)[:, :3]

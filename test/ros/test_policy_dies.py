@@ -12,6 +12,7 @@ from tiny_policy import make_policy, SOURCE
 import torch
 import yaml
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
@@ -41,7 +42,7 @@ class Arm:
         while self._next_ns <= self._probe.node.get_clock().now().nanoseconds:
             position = [0.0, 0.0, 0.0]
             if self.targets:
-                position = messages.command_from(self.targets[-1], None).position
+                position = readings.command_from(self.targets[-1], None).position
             self._image.publish(messages.image_message(self._picture, self._next_ns, ''))
             self._gripper.publish(messages.gripper_state_message(0.0, self._next_ns))
             self._pose.publish(messages.pose_message(
@@ -54,7 +55,7 @@ class Arm:
 
         def find_report():
             for msg in reversed(self.reports):
-                values = messages.diagnostics_values(msg, '/chunk_executor')
+                values = readings.diagnostics_values(msg, '/chunk_executor')
                 if values is not None:
                     return int(values['commands']) if values['status'] == status else None
             return None
@@ -75,9 +76,9 @@ def test_the_executor_outlives_the_policy(start, probe, tmp_path):
     first.signal(signal.SIGKILL)
     first.wait()
     n_commands = arm.wait_for_status('HELD')
-    held = messages.command_from(arm.targets[-1], None).position
+    held = readings.command_from(arm.targets[-1], None).position
     probe.wait(lambda: len(arm.targets) > n_commands + 20, 'more commands')
-    np.testing.assert_array_equal(messages.command_from(arm.targets[-1], None).position, held)
+    np.testing.assert_array_equal(readings.command_from(arm.targets[-1], None).position, held)
 
     start('policy_node', 'policy', policy)
     assert arm.wait_for_status('TRACKING') > n_commands

@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 import yaml
 
+from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, ObservationWindow
 from diffusion_policy_ros.nodes import messages
@@ -105,13 +106,13 @@ class Arm:
     def chunk(self, stamp_ns):
         """Return the chunk of an observation, both halves joined, once it is there."""
         def find_chunk():
-            halves = [[msg for msg in half if messages.stamp_ns(msg.header) == stamp_ns]
+            halves = [[msg for msg in half if readings.stamp_ns(msg.header) == stamp_ns]
                       for half in (self.chunks, self.grippers)]
             return halves if all(halves) else None
 
         motion, gripper = self.probe.wait(find_chunk, f'a chunk stamped {stamp_ns}')
-        return messages.join_chunk(messages.motion_half(motion[0]),
-                                   messages.gripper_half(gripper[0]))
+        return readings.join_chunk(readings.motion_half(motion[0]),
+                                   readings.gripper_half(gripper[0]))
 
     def call(self, service):
         response = self.probe.call(Trigger, f'{self.name}/{service}')
@@ -123,7 +124,7 @@ class Arm:
 
         def find_report():
             for msg in self.reports:
-                values = messages.diagnostics_values(msg, self.name)
+                values = readings.diagnostics_values(msg, self.name)
                 if values and predicate(values):
                     return values
             return None
@@ -169,7 +170,7 @@ def test_chunks_are_those_of_the_policy(arm, policy):
         arm.observe(tick)
     second_ns = arm.observe(4)
     assert_same_chunk(arm.chunk(second_ns), expected_chunk(policy, (3, 4), first_ns, 4 * DT_NS))
-    assert [messages.stamp_ns(msg.header) for msg in arm.chunks] == [first_ns, second_ns]
+    assert [readings.stamp_ns(msg.header) for msg in arm.chunks] == [first_ns, second_ns]
     arm.probe.wait(lambda: len(arm.inference_ms) == 2, 'the times of both')
     assert all(msg.data > 0 for msg in arm.inference_ms)
 
@@ -198,7 +199,7 @@ def test_stop_and_start(arm):
     arm.first_ns += 2 * NS_PER_S
     stamp_ns = arm.observe(0)
     arm.chunk(stamp_ns)
-    assert [messages.stamp_ns(msg.header) for msg in arm.chunks] == [stamp_ns] != [stopped_ns]
+    assert [readings.stamp_ns(msg.header) for msg in arm.chunks] == [stamp_ns] != [stopped_ns]
 
 
 @pytest.mark.parametrize('encoding, turn', [
@@ -302,7 +303,7 @@ def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
         image.publish(messages.image_message(pixels, stamp_ns, ''))
         ee_pose.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], stamp_ns, 'world_b'))
         for msg in reports:
-            values = messages.diagnostics_values(msg, '/b/managed') or {}
+            values = readings.diagnostics_values(msg, '/b/managed') or {}
             if values.get('inputs_differ'):
                 return values['inputs_differ'].split('; ')
         return None
