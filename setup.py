@@ -12,6 +12,7 @@ nodes = {
     'chunk_executor': 'chunk_executor_node',
     'metaworld_bridge': 'metaworld_bridge_node',
     'expert': 'expert_node',
+    'demo_recorder': 'demo_recorder_node',
     'sim_runner': 'sim_runner',
     'metaworld_sim': 'supervisor',
 }

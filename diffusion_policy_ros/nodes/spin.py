@@ -45,7 +45,8 @@ def init(args: Sequence[str] | None = None) -> None:
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
 
 
-def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+def run(make_node: Callable[[], Node], args: Sequence[str] | None = None,
+        make_executor: Callable[[], Executor] = EventsExecutor) -> int:
     """
     Run one node until SIGINT or SIGTERM, and return the process's exit code.
 
@@ -55,7 +56,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     stopped = _StopSignals()
     init(args)
     node = None
-    executor = EventsExecutor()
+    executor = make_executor()
     try:
         node = make_node()
         refuse_unknown(node)

@@ -1,0 +1,311 @@
+"""Demonstrations into rosbag2 bags, one an episode, every message that was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+import re
+import struct
+import sys
+import time
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from std_srvs.srv import SetBool
+
+from diffusion_policy_ros.data.bag_writer import BagTopic
+from diffusion_policy_ros.data.recording import Arrival, Recording, UNFINISHED
+from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
+from diffusion_policy_ros.nodes.bag_topics import bag_topic, message_class
+from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
+from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.jpeg_messages import COMPRESSED_IMAGE, IMAGE, jpeg_converter
+from diffusion_policy_ros.nodes.parameters import declare, read
+from diffusion_policy_ros.nodes.services import add_trigger
+from diffusion_policy_ros.nodes.spin import run
+
+ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
+              'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status',
+              '/tf', '/tf_static')
+LOOK_PERIOD_S = 0.1
+EPISODE = re.compile(r'episode_(\d+)(\.|$)')
+
+
+@dataclass(frozen=True)
+class RecorderConfig:
+    """What is recorded, how, and where to."""
+
+    folder: str = field(default='bags', metadata={
+        'description': 'Folder of the bags; each is <folder>/episode_<number>.'})
+    task: str = field(default='', metadata={
+        'description': "What is demonstrated, in the words of the policy's text input; kept in "
+                       'the bag.', 'read_only': False})
+    note: str = field(default='', metadata={
+        'description': "The operator's note, kept in the bag.", 'read_only': False})
+    tags: tuple[str, ...] = field(default=(), metadata={
+        'description': 'More entries for the metadata of the bag, each key=value.',
+        'read_only': False})
+    cameras: tuple[str, ...] = field(default=('arm',), metadata={
+        'description': 'Cameras to record: <camera>/image_raw and <camera>/camera_info.'})
+    image_transport: str = field(default='raw', metadata={
+        'description': 'Subscribe to <camera>/image_raw, or to <camera>/image_raw/compressed.',
+        'choices': ('raw', 'compressed')})
+    image_storage: str = field(default='raw', metadata={
+        'description': 'Keep raw images as they are, or as JPEG in <camera>/image_raw/compressed.',
+        'choices': ('raw', 'jpeg')})
+    jpeg_quality: int = field(default=95, metadata={
+        'description': 'Of image_storage jpeg.', 'min': 1, 'max': 100})
+    required: tuple[str, ...] = field(default=('ee_pose', 'gripper_state'), metadata={
+        'description': 'Topics without which ~/start refuses, beside the cameras.'})
+    extra_topics: tuple[str, ...] = field(default=(), metadata={
+        'description': f'Topics to record beside the cameras and {", ".join(ARM_TOPICS)}.'})
+    step_s: float = field(default=0.0, metadata={
+        'description': "The policy's step: a longer gap in a required topic is warned about; 0 "
+                       'for no warning.', 'unit': 's', 'min': 0.0, 'max': 10.0})
+    queue_depth: int = field(default=200, metadata={
+        'description': 'Messages of a topic that wait in the middleware where this node is kept '
+                       'busy.', 'min': 1})
+    buffer_mb: int = field(default=512, metadata={
+        'description': 'Memory for messages that wait for the disk; what comes beyond it is lost, '
+                       'and counted.', 'unit': 'MB', 'min': 1})
+
+    def __post_init__(self) -> None:
+        for tag in self.tags:
+            if '=' not in tag:
+                raise ValueError(f'tags: {tag!r}, expected key=value')
+
+
+@dataclass
+class _Watched:
+    """A topic that exists, and how it goes into the bag."""
+
+    topic: BagTopic
+    subscription: Subscription
+    has_header: bool
+    publishers: int
+    convert: Callable[[bytes], bytes] | None
+
+
+class DemoRecorder(Node):
+    """
+    Writes what arrives between ~/start and ~/save.
+
+    Topics are looked for in the graph, and subscribed with the QoS that their publishers offer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('demo_recorder')
+        self._config = config = declare(self, RecorderConfig)
+        suffix = '' if config.image_transport == 'raw' else '/compressed'
+        images = [f'{camera}/image_raw{suffix}' for camera in config.cameras]
+        infos = [f'{camera}/camera_info' for camera in config.cameras]
+        resolve = self.resolve_topic_name
+        self._required = {resolve(name) for name in (*images, *config.required)}
+        self._images = {resolve(name) for name in images}
+        self._wanted = list(dict.fromkeys(
+            resolve(name) for name in (*images, *infos, *ARM_TOPICS, *config.required,
+                                       *config.extra_topics)))
+        self._watched: dict[str, _Watched] = {}
+        self._recording: Recording | None = None
+        self._saved = 0
+        self._guard = Guard(self.get_logger().warning)
+        self._folder = Path(config.folder).expanduser().resolve()
+        self._say_unfinished()
+        add_trigger(self, '~/start', self._start)
+        add_trigger(self, '~/discard', self._discard)
+        self.create_service(SetBool, '~/save', self._save)
+        self._diagnostics = Diagnostics(self, self._report)
+        self.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def finish(self) -> bool:
+        """Close the bag of an episode that nobody saved; its folder stays marked as unfinished."""
+        recording = self._end_recording()
+        if recording is not None:
+            path = recording.finish({**self._about(), 'complete': 'false'}, keep_name=True)
+            self.get_logger().warning(f'ended while recording: {path} is readable, but no whole '
+                                      'episode')
+        return True
+
+    # Topics
+
+    def _look(self) -> None:
+        """Subscribe to what is there now, and again where the QoS that is offered has changed."""
+        for name in self._wanted:
+            infos = self.get_publishers_info_by_topic(name)
+            watched = self._watched.get(name)
+            if watched is not None:
+                watched.publishers = len(infos)
+            if not infos or watched is not None and (
+                    self._recording is not None
+                    or _matches(watched.subscription.qos_profile, infos)):
+                continue
+            try:
+                self._watch(name, infos)
+            except LookupError as error:
+                self._guard.refuse(name, f'type: {error}')
+
+    def _watch(self, name: str, infos: Sequence[Any]) -> None:
+        config = self._config
+        kinds = sorted({info.topic_type for info in infos})
+        if len(kinds) > 1:
+            raise LookupError(f'it has the types {" and ".join(kinds)}, expected one')
+        message = message_class(kinds[0])
+        offered = [info.qos_profile for info in infos]
+        convert, written, kind = None, name, kinds[0]
+        if kind == IMAGE and name in self._images and config.image_storage == 'jpeg':
+            convert = jpeg_converter(config.jpeg_quality)
+            written, kind = f'{name}/compressed', COMPRESSED_IMAGE
+        old = self._watched.pop(name, None)
+        if old is not None:
+            self.destroy_subscription(old.subscription)
+        subscription = self.create_subscription(
+            message, name, partial(self._on_message, name), _readable(infos, config.queue_depth),
+            raw=True)
+        fields = message.get_fields_and_field_types()
+        self._watched[name] = _Watched(
+            bag_topic(written, kind, offered), subscription,
+            next(iter(fields.values()), '') == 'std_msgs/Header', len(infos), convert)
+
+    def _on_message(self, name: str, data: bytes, info: dict[str, Any]) -> None:
+        if self._recording is None:
+            return
+        watched = self._watched[name]
+        log_ns = info['received_timestamp'] or time.time_ns()
+        stamp_ns = _header_stamp_ns(data) if watched.has_header else log_ns
+        number = info.get('publication_sequence_number')
+        arrival = Arrival(data, stamp_ns, log_ns, info['source_timestamp'] or log_ns,
+                          number if watched.publishers == 1 else None)
+        gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
+        step_ns = to_ns(self._config.step_s)
+        if step_ns and gap_ns > step_ns and name in self._required:
+            self._guard.refuse(name, f'gap: {gap_ns / NS_PER_S:.3f} s without a message, expected '
+                                     f'at most step_s {self._config.step_s} s')
+
+    def _drain(self) -> None:
+        """Take what has arrived and waits in the middleware."""
+        for name, watched in self._watched.items():
+            handle, kind = watched.subscription.handle, watched.subscription.msg_type
+            with handle:
+                while (taken := handle.take_message(kind, True)) is not None:
+                    self._on_message(name, *taken)
+
+    # Services
+
+    def _start(self) -> str:
+        if self._recording is not None:
+            raise ValueError(f'{self._recording.folder} is being recorded, expected ~/save or '
+                             '~/discard first')
+        missing = sorted(name for name in self._required if name not in self._watched
+                         or not self._watched[name].publishers)
+        if missing:
+            raise ValueError(f'{", ".join(missing)}: nobody publishes that')
+        self._drain()  # what is older than the episode
+        try:
+            self._recording = Recording(self._next_folder(), self._config.buffer_mb << 20)
+        except OSError as error:
+            raise ValueError(f'{self._folder}: {error}') from error
+        return f'recording {self._recording.folder}'
+
+    def _save(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self._recording is None:
+            response.success, response.message = False, 'nothing is recorded, expected ~/start'
+            return response
+        recording = self._end_recording()
+        success = str(bool(request.data)).lower()
+        try:
+            path = recording.finish({**self._about(), 'success': success, 'complete': 'true'})
+        except OSError as error:
+            response.success = False
+            response.message = (f'{recording.unfinished} is cut off: {error}. Once there is room, '
+                                f'recover_bag {recording.unfinished} saves what can be read')
+            self.get_logger().error(response.message)
+            return response
+        self._saved += 1
+        response.success = True
+        response.message = '; '.join([f'{path}: success {success}', *(
+            f'{name} {stats}' for name, stats in recording.stats.items())])
+        self.get_logger().info(response.message)
+        return response
+
+    def _discard(self) -> str:
+        recording = self._end_recording()
+        if recording is None:
+            raise ValueError('nothing is recorded, expected ~/start')
+        recording.discard()
+        return f'{recording.folder} is discarded'
+
+    def _end_recording(self) -> Recording | None:
+        if self._recording is not None:
+            self._drain()
+        recording, self._recording = self._recording, None
+        return recording
+
+    def _about(self) -> dict[str, str]:
+        config = read(self, RecorderConfig)
+        tags = dict(tag.split('=', 1) for tag in config.tags)
+        return {**tags, 'task': config.task, 'note': config.note, 'cameras': ' '.join(
+            config.cameras), 'namespace': self.get_namespace()}
+
+    def _next_folder(self) -> Path:
+        names = [EPISODE.match(path.name) for path in self._folder.glob('episode_*')]
+        numbers = [int(name[1]) for name in names if name]
+        return self._folder / f'episode_{max(numbers, default=-1) + 1:06d}'
+
+    def _say_unfinished(self) -> None:
+        for path in sorted(self._folder.glob(f'*{UNFINISHED}')):
+            if (path / 'metadata.yaml').exists():
+                self.get_logger().warning(f'{path} was neither saved nor discarded')
+            else:
+                self.get_logger().warning(f'{path} was cut off: recover_bag {path} saves what can '
+                                          'be read')
+
+    def _report(self) -> Report:
+        recording = self._recording
+        values = {'saved': self._saved, 'recording': recording.folder if recording else '',
+                  'topics': ' '.join(self._watched),
+                  **{f'refused {key}': count for key, count in self._guard.refused.items()}}
+        if recording is None:
+            return OK, 'Waiting for ~/start.', values
+        values |= {name: str(stats) for name, stats in recording.stats.items()}
+        if recording.problem:
+            return ERROR, f'Not recording: {recording.problem}', values
+        lost = any(stats.lost for stats in recording.stats.values())
+        return (WARN if lost else OK), 'Recording.', values
+
+
+def _readable(infos: Sequence[Any], depth: int) -> QoSProfile:
+    """Return what reads all these publishers: reliable, or latched, only where all are."""
+    profiles = [info.qos_profile for info in infos]
+    reliable = all(qos.reliability == ReliabilityPolicy.RELIABLE for qos in profiles)
+    latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in profiles)
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+
+
+def _matches(qos: QoSProfile, infos: Sequence[Any]) -> bool:
+    wanted = _readable(infos, qos.depth)
+    return (qos.reliability, qos.durability) == (wanted.reliability, wanted.durability)
+
+
+def _header_stamp_ns(data: bytes) -> int:
+    """Return header.stamp of a message in CDR whose first field is its header."""
+    sec, nanosec = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
+    return sec * NS_PER_S + nanosec
+
+
+def main() -> int:
+    """Run the node."""
+    # EventsExecutor hands no message info over, which has the publishers' sequence numbers.
+    return run(DemoRecorder, make_executor=SingleThreadedExecutor)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

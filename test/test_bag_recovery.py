@@ -1,0 +1,102 @@
+"""What is saved of a bag that was cut off."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+from bags import pose, topic
+import pytest
+from rosbags.rosbag2 import Reader
+
+from diffusion_policy_ros.data.bag_recovery import main, recover_bag
+from diffusion_policy_ros.data.bag_writer import BagWriter
+
+POSE = topic('/ee_pose', 'geometry_msgs/msg/PoseStamped')
+WRITE_AND_DIE = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from bags import pose, topic
+from diffusion_policy_ros.data import bag_writer
+bag_writer.FLUSH_NS = 0
+writer = bag_writer.BagWriter(__import__('pathlib').Path(sys.argv[1]), 'episode')
+for i in range(50):
+    writer.write(topic('/ee_pose', 'geometry_msgs/msg/PoseStamped'), pose(i + 1), i, i, i + 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def cut_off(tmp_path, n_messages=300, size=8192):
+    """Return an unfinished bag of several chunks that has no end."""
+    folder = tmp_path / 'episode.unfinished'
+    writer = BagWriter(folder, 'episode')
+    for i in range(n_messages):
+        writer.write(POSE, pose(i + 1) + bytes(size), i + 1, i + 1, i + 1)
+    writer.abort()
+    return folder
+
+
+def stamps(folder):
+    with Reader(folder) as reader:
+        return [time for _, time, _ in reader.messages()]
+
+
+def test_every_chunk_that_reached_the_disk_is_saved(tmp_path):
+    folder = cut_off(tmp_path)
+    target, count = recover_bag(folder)
+    assert target.name == 'episode.recovered' and not folder.exists()
+    assert stamps(target) == list(range(1, count + 1))
+    assert 200 < count < 300
+    with Reader(target) as reader:
+        assert reader.storage.metadata.custom == {'complete': 'false', 'recovered': 'true'}
+
+
+@pytest.mark.parametrize('missing, chunks', [(0, 2), (10_000, 1), (1_000_000, 1)])
+def test_a_chunk_that_is_cut_is_left_out(tmp_path, missing, chunks):
+    folder = cut_off(tmp_path)
+    path, = folder.glob('*.mcap')
+    os.truncate(path, path.stat().st_size - missing)
+    _, count = recover_bag(folder)
+    assert 126 * chunks <= count <= 128 * chunks  # of 8.3 kB, in a chunk of a megabyte
+
+
+def test_a_changed_byte_ends_what_is_believed(tmp_path):
+    folder = cut_off(tmp_path)
+    path, = folder.glob('*.mcap')
+    with path.open('r+b') as stream:
+        stream.seek(1_500_000)
+        stream.write(b'\xff\xff\xff')
+    _, count = recover_bag(folder)
+    assert 0 < count < 200
+
+
+def test_a_killed_writer_loses_no_chunk(tmp_path):
+    folder = tmp_path / 'episode.unfinished'
+    result = subprocess.run([sys.executable, '-c', WRITE_AND_DIE, folder,
+                             Path(__file__).parent], cwd=Path(__file__).parents[1], timeout=60)
+    assert result.returncode == -signal.SIGKILL
+    assert recover_bag(folder)[1] == 50
+
+
+def test_what_cannot_be_recovered_is_one_line_and_stays(tmp_path, capsys):
+    (tmp_path / 'empty.unfinished').mkdir()
+    nothing = cut_off(tmp_path, n_messages=1)
+    whole = tmp_path / 'whole.unfinished'
+    BagWriter(whole, 'whole').close({})
+    assert main([str(tmp_path / 'empty.unfinished'), str(nothing), str(whole)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].endswith('empty.unfinished: 0 MCAP files, expected one')
+    assert lines[1].endswith('episode.unfinished: not one message can be read')
+    assert lines[2].endswith('the bag is whole, it has its metadata.yaml')
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'empty.unfinished', 'episode.unfinished', 'whole.unfinished']
+
+
+def test_the_others_go_on(tmp_path, capsys):
+    good = cut_off(tmp_path)
+    assert main([str(tmp_path / 'missing'), str(good)]) == 1
+    assert 'episode.recovered: ' in capsys.readouterr().out

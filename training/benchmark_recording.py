@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""
+Count what the demo recorder loses: `benchmark_recording.py --seconds 600`.
+
+Publishes raw cameras and arm topics, records them with the node as a process of its own, and
+compares the bag with what was published: every message, in order, bit for bit. Needs ROS 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+import hashlib
+import os
+from pathlib import Path
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
+
+ARM = {'ee_pose': 'PoseStamped', 'target_pose': 'PoseStamped', 'gripper_state': 'JointState',
+       'target_gripper': 'JointState'}
+READY_S, ANSWER_S = 30.0, 60.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """
+    What is published.
+
+    Attributes:
+        seconds: how long.
+        cameras: how many, each with raw rgb8 images.
+        height, width: of their images.
+        camera_hz, arm_hz: rates of each camera and of each of the four arm topics.
+    """
+
+    seconds: float = 60.0
+    cameras: int = 2
+    height: int = 480
+    width: int = 640
+    camera_hz: float = 30.0
+    arm_hz: float = 100.0
+
+
+class Source:
+    """Publishes a load from one process, and remembers a digest of every message."""
+
+    def __init__(self, load: Load) -> None:
+        from geometry_msgs.msg import PoseStamped
+        from rclpy.node import Node
+        from sensor_msgs.msg import Image, JointState
+
+        from diffusion_policy_ros.nodes import messages
+        from diffusion_policy_ros.nodes.qos import RELIABLE
+
+        self.node, self._load = Node('source'), load
+        self.sent: dict[str, list[bytes]] = {}
+        self._messages = messages
+        self._picture = np.random.default_rng(0).integers(
+            0, 256, (load.height, load.width, 3), np.uint8)
+        kinds = {'PoseStamped': PoseStamped, 'JointState': JointState}
+        self._cameras = [self._publisher(Image, f'/camera_{i}/image_raw', RELIABLE)
+                         for i in range(load.cameras)]
+        self._arm = {name: self._publisher(kinds[kind], f'/{name}', RELIABLE)
+                     for name, kind in ARM.items()}
+
+    def _publisher(self, kind: type, name: str, qos: Any) -> Any:
+        self.sent[name] = []
+        return self.node.create_publisher(kind, name, qos)
+
+    @property
+    def readers(self) -> int:
+        """The fewest subscriptions that any topic has."""
+        return min(publisher.get_subscription_count()
+                   for publisher in (*self._cameras, *self._arm.values()))
+
+    def run(self) -> float:
+        """Publish it all at its rates; return the largest lateness in seconds."""
+        load, start, late = self._load, time.monotonic(), 0.0
+        due = sorted(
+            [(i / load.camera_hz, self._show) for i in range(round(load.seconds * load.camera_hz))]
+            + [(i / load.arm_hz, self._move) for i in range(round(load.seconds * load.arm_hz))],
+            key=lambda item: item[0])
+        for at_s, publish in due:
+            wait_s = start + at_s - time.monotonic()
+            if wait_s > 0:
+                time.sleep(wait_s)
+            late = max(late, -wait_s)
+            publish(NS_PER_S + to_ns(at_s))
+        return late
+
+    def _show(self, stamp_ns: int) -> None:
+        self._picture[0, :8] = np.frombuffer(stamp_ns.to_bytes(24, 'big'), np.uint8).reshape(8, 3)
+        for publisher in self._cameras:
+            self._send(publisher, self._messages.image_message(self._picture, stamp_ns, 'optical'))
+
+    def _move(self, stamp_ns: int) -> None:
+        make = self._messages
+        pose = make.pose_message(np.array([stamp_ns / NS_PER_S, 0, 0]), np.array([0, 0, 0, 1]),
+                                 stamp_ns, 'base')
+        values = {'ee_pose': pose, 'target_pose': pose,
+                  'gripper_state': make.gripper_state_message(0.5, stamp_ns),
+                  'target_gripper': make.gripper_target_message(0.5, stamp_ns)}
+        for name, publisher in self._arm.items():
+            self._send(publisher, values[name])
+
+    def _send(self, publisher: Any, message: Any) -> None:
+        from rclpy.serialization import serialize_message
+
+        data = serialize_message(message)
+        self.sent[publisher.topic].append(hashlib.blake2b(data, digest_size=16).digest())
+        publisher.publish(data)
+
+
+def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str, Any]]:
+    """
+    Record a load; return the bag and what was measured.
+
+    Raises:
+        RuntimeError: the recorder did not come up, or refused.
+    """
+    import rclpy
+    from std_srvs.srv import SetBool, Trigger
+    import yaml
+
+    settings = {'folder': str(folder / 'bags'), 'task': 'load',
+                'cameras': [f'camera_{i}' for i in range(load.cameras)], **parameters}
+    path = folder / 'demo_recorder.yaml'
+    path.write_text(yaml.safe_dump({'/**': {'ros__parameters': settings}}))
+    source = Source(load)
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'diffusion_policy_ros.nodes.demo_recorder_node', '--ros-args',
+         '--params-file', str(path)])
+    try:
+        deadline = time.monotonic() + READY_S
+        while not source.readers:
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError(f'no demo_recorder within {READY_S} s')
+            rclpy.spin_once(source.node, timeout_sec=0.1)
+
+        def call(kind: Any, name: str, request: Any) -> str:
+            client = source.node.create_client(kind, f'/demo_recorder/{name}')
+            client.wait_for_service(READY_S)
+            future = client.call_async(request)
+            rclpy.spin_until_future_complete(source.node, future, timeout_sec=ANSWER_S)
+            if not future.done() or not future.result().success:
+                raise RuntimeError(f'~/{name}: {future.result()}')
+            return future.result().message
+
+        call(Trigger, 'start', Trigger.Request())
+        late_s = source.run()
+        memory_mb = _peak_mb(process.pid)
+        began = time.monotonic()
+        call(SetBool, 'save', SetBool.Request(data=True))
+        facts = {'latest_publication_s': round(late_s, 3), 'peak_memory_mb': memory_mb,
+                 'save_s': round(time.monotonic() - began, 2)}
+    finally:
+        process.terminate()
+        process.wait(ANSWER_S)
+        source.node.destroy_node()
+    bag, = (folder / 'bags').iterdir()
+    return bag, {**facts, **compare(bag, source.sent)}
+
+
+def compare(bag: Path, sent: dict[str, list[bytes]]) -> dict[str, Any]:
+    """Return how many messages of each topic were sent, and how many are missing in the bag."""
+    from rosbags.rosbag2 import Reader
+
+    found: dict[str, list[bytes]] = {name: [] for name in sent}
+    with Reader(bag) as reader:
+        for connection, _, data in reader.messages():
+            if connection.topic in found:
+                found[connection.topic].append(hashlib.blake2b(data, digest_size=16).digest())
+    missing = {name: len(digests) - len(set(digests) & set(found[name]))
+               for name, digests in sent.items()}
+    in_order = all(found[name] == [digest for digest in sent[name] if digest in set(found[name])]
+                   for name in sent if not missing[name])
+    return {'sent': sum(map(len, sent.values())), 'missing': sum(missing.values()),
+            'missing_by_topic': {name: n for name, n in missing.items() if n},
+            'in_order': in_order}
+
+
+def _peak_mb(pid: int) -> int:
+    for line in Path(f'/proc/{pid}/status').read_text().splitlines():
+        if line.startswith('VmHWM:'):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for name, value, text in (
+            ('seconds', 60.0, 'how long to publish'), ('cameras', 2, 'raw cameras'),
+            ('height', 480, 'pixels'), ('width', 640, 'pixels'),
+            ('camera-hz', 30.0, 'rate of each camera'),
+            ('arm-hz', 100.0, 'rate of each of the four arm topics')):
+        parser.add_argument(f'--{name}', type=type(value), default=value, help=text)
+    parser.add_argument('--storage', choices=('raw', 'jpeg'), default='raw',
+                        help='how the recorder keeps images; jpeg is not compared')
+    options = vars(parser.parse_args(arguments))
+    storage = options.pop('storage')
+    os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+    os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 101))
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    import rclpy
+
+    rclpy.init()
+    with tempfile.TemporaryDirectory(dir='.') as folder:
+        bag, facts = record(Load(**options), Path(folder), image_storage=storage)
+        size = sum(path.stat().st_size for path in bag.iterdir())
+    for name, value in {**facts, 'bag_mb': size >> 20}.items():
+        print(f'{name}: {value}')
+    rclpy.try_shutdown()
+    sys.exit(1 if facts['missing'] and storage == 'raw' else 0)
+
+
+if __name__ == '__main__':
+    main()
