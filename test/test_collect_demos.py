@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from diffusion_policy_ros.control.images import camera_image
-from diffusion_policy_ros.data import jpeg
+from diffusion_policy_ros.data.pictures import encode_picture
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 
@@ -60,7 +60,7 @@ def test_it_records_what_the_expert_saw_and_answered(three):
         np.testing.assert_array_equal(arrays['data/ee_pose'][t], observation['ee_pose'])
         np.testing.assert_array_equal(arrays['data/gripper'][t], observation['gripper'])
         drawn = camera_image(observation['arm'], 'rgb8', 24, 24)
-        np.testing.assert_array_equal(pictures[t], jpeg.encode([drawn])[0])
+        np.testing.assert_array_equal(pictures[t], encode_picture(drawn))
         np.testing.assert_array_equal(arrays['data/target_position'][t], position)
         assert arrays['data/target_gripper'][t] == effort
         after_success += info['success'] or after_success > 0
@@ -180,7 +180,7 @@ def test_a_ray_cluster_makes_the_same_data(three, tmp_path):
 def test_other_data_in_the_folder_are_left_alone(tmp_path):
     path = tmp_path / 'demos.zarr'
     collect_demos.open_writer(collect_demos.CollectConfig('reach-v3'), path)
-    with pytest.raises(ValueError, match="was collected with task 'reach-v3', now 'push-v3'"):
+    with pytest.raises(ValueError, match="was made with task 'reach-v3', now 'push-v3'"):
         collect_demos.collect(collect_demos.CollectConfig('push-v3'), 1, path, _play())
     assert zarr.open_group(path, mode='r').attrs['task'] == 'reach-v3'
     (tmp_path / 'notes').mkdir()

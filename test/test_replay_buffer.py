@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import zarr
 
+from diffusion_policy_ros.data.pictures import encode
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, LOW_DIMENSIONAL
 from diffusion_policy_ros.data.replay_writer import ReplayWriter
 
@@ -26,13 +27,12 @@ def written(tmp_path):
     writer = ReplayWriter(tmp_path / 'written.zarr', ('arm', 'front'), {'task': 'x'}, {})
     pictures = {'arm': [], 'front': []}
     for seed, length in enumerate((4, 6, 5)):
-        steps = {name: list(rng.normal(size=(length, dim)))
-                 for name, dim in LOW_DIMENSIONAL.items()}
-        for camera, size in (('arm', 24), ('front', 32)):
-            steps[camera] = [np.full((size, size, 3), rng.integers(256), np.uint8)
-                             for _ in range(length)]
+        arrays = {name: rng.normal(size=(length, dim)) for name, dim in LOW_DIMENSIONAL.items()}
+        steps = {camera: [np.full((size, size, 3), rng.integers(256), np.uint8)
+                          for _ in range(length)] for camera, size in (('arm', 24), ('front', 32))}
+        for camera in pictures:
             pictures[camera] += steps[camera]
-        writer.append(steps, seed)
+        writer.append(arrays, {camera: encode(steps[camera]) for camera in steps}, seed)
     return tmp_path / 'written.zarr', pictures
 
 
@@ -63,7 +63,7 @@ def test_raw_pictures_can_be_mapped_too(path):
 
 
 @pytest.mark.parametrize('spoil, message', [
-    (lambda root: root['meta/arm_ends'].resize((9,)), '9 pictures'),
+    (lambda root: root['meta/arm_ends'].resize((9,)), '9 rows'),
     (lambda root: root['data/arm'].resize((100,)), '100 bytes'),
     (lambda root: root['data/arm'].__setitem__(slice(0, 300), 0), 'picture 0 is no JPEG'),
 ])
@@ -73,6 +73,59 @@ def test_broken_jpeg_data_are_refused_in_one_line(written, spoil, message):
     with pytest.raises(ValueError, match=message) as error:
         load_replay_buffer(path, ('arm',))
     assert 'data/arm' in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Return a data set of two recordings, whose camera is slower than its rows, and its rows."""
+    writer = ReplayWriter(tmp_path / 'recorded.zarr', ('arm',), {}, {}, 'png', stamped=True)
+    rows = []
+    for number, shows in enumerate(([0, 0, 1, 1, 1, 2], [3, 4, 4])):
+        frames = [np.full((8, 8, 3), 10 * i, np.uint8) for i in range(5)]
+        rows += [10 * i for i in shows]
+        n = len(shows)
+        writer.append(
+            {**{name: np.zeros((n, dim)) for name, dim in LOW_DIMENSIONAL.items()},
+             'stamp_ns': np.arange(n) + 1, 'is_observation': np.ones(n, bool),
+             'is_teleop': np.arange(n) == 1},
+            {'arm': encode([frames[i] for i in shows], 'png')}, number)
+    return tmp_path / 'recorded.zarr', rows
+
+
+@pytest.mark.parametrize('mapped', [False, True])
+def test_each_picture_of_a_slow_camera_is_kept_once(recorded, mapped):
+    path, rows = recorded
+    buffer = load_replay_buffer(path, ('arm',), mapped=mapped)
+    assert buffer.arrays['arm'].shape == (5, 8, 8, 3)
+    assert buffer.images('arm', np.arange(9))[:, 0, 0, 0].tolist() == rows
+    assert buffer.arrays['stamp_ns'].tolist() == [1, 2, 3, 4, 5, 6, 1, 2, 3]
+    assert np.flatnonzero(buffer.arrays['is_teleop']).tolist() == [1, 7]
+    first, rest = buffer.split(1)
+    assert first.images('arm', np.arange(6))[:, 0, 0, 0].tolist() == rows[:6]
+    assert rest.images('arm', np.arange(3))[:, 0, 0, 0].tolist() == rows[6:]
+    assert len(rest.arrays['arm']) == 2
+
+
+def test_a_digest_tells_which_rows_show_a_picture(recorded):
+    path, _ = recorded
+    before = load_replay_buffer(path, ('arm',)).digest()
+    ends = zarr.open_group(str(path), mode='r+')['meta/arm_ends']
+    ends[1] = ends[2]
+    assert load_replay_buffer(path, ('arm',)).digest() != before
+
+
+def test_an_episode_that_begins_without_a_picture_is_refused(recorded):
+    path, _ = recorded
+    ends = zarr.open_group(str(path), mode='r+')['meta/arm_ends']
+    ends[6] = ends[5]
+    with pytest.raises(ValueError, match='data/arm: row 6 begins an episode and has no picture'):
+        load_replay_buffer(path, ('arm',))
+
+
+def test_an_unfinished_data_set_of_other_settings_is_refused(recorded):
+    path, _ = recorded
+    with pytest.raises(ValueError, match="made with image_format 'png', now 'jpeg'"):
+        ReplayWriter(path, ('arm',), {}, {}, stamped=True)
 
 
 def test_split_keeps_all_rows_in_order(path):

@@ -1,9 +1,10 @@
 from demonstrations import STEP_NS, write_demonstrations
+from hypothesis import given, strategies
 import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.horizon import Horizon
-from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
+from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, ReplayBuffer
 from diffusion_policy_ros.data.windows import make_windows, segment_rows, segment_starts
 from diffusion_policy_ros.datatypes import Observation
 
@@ -45,6 +46,55 @@ def test_windows_are_those_of_the_live_horizon(buffer, stride):
             horizon.push(Observation('row', stamp_ns, np.array([row])))
             live = horizon.window().streams['row'][:, 0]
             np.testing.assert_array_equal(windows.observed[row], live)
+
+
+def stamped(stamps_ns, is_observation, ends=None, **attributes):
+    """Return a recording of some rows without anything to see."""
+    n = len(stamps_ns)
+    return ReplayBuffer(
+        {'stamp_ns': np.asarray(stamps_ns), 'is_observation': np.asarray(is_observation, bool)},
+        np.array(ends or [n]), attributes, {})
+
+
+def test_a_recording_has_a_window_for_each_observation():
+    # A camera every 30 ms and poses every 10, between them the targets.
+    rows = np.arange(0, 130, 10)
+    buffer = stamped(rows, rows % 30 == 0)
+    windows = make_windows(buffer, n_obs_steps=2, horizon=4, n_action_steps=1, dt_ns=50)
+    assert rows[windows.observed].tolist() == [[0, 0], [0, 30], [10, 60], [40, 90], [70, 120]]
+    assert rows[windows.acted].tolist() == [
+        [0, 0, 50, 100], [0, 30, 80, 120], [10, 60, 110, 120], [40, 90, 120, 120],
+        [70, 120, 120, 120]]
+    assert windows.trained.tolist() == [True, False, False, False, False]
+    assert windows.stride == 2
+
+
+@given(strategies.integers(0, 2**32 - 1))
+def test_a_recordings_windows_are_those_of_the_live_horizon(seed):
+    rng = np.random.default_rng(seed)
+    streams = {name: np.unique(10**9 + np.cumsum(rng.integers(*steps, 40)))
+               for name, steps in (('camera', (25, 40)), ('other', (20, 45)), ('pose', (5, 15)))}
+    first = max(stamps[0] for stamps in streams.values())
+    end = min(stamps[-1] for stamps in streams.values())
+    rows = np.unique(np.concatenate([*streams.values(), [first]]))
+    rows = rows[(rows >= first) & (rows <= end)]
+    newest = {name: np.searchsorted(stamps, rows, 'right') - 1
+              for name, stamps in streams.items()}
+    windows = make_windows(stamped(rows, np.isin(rows, streams['camera']), tolerance_ns=60),
+                           n_obs_steps=3, horizon=4, n_action_steps=1, dt_ns=45)
+    horizon = Horizon(tuple(streams), 3, 45, 60)
+    for stamp, name, number in sorted((stamp, name, number) for name, stamps in streams.items()
+                                      for number, stamp in enumerate(stamps.tolist())):
+        horizon.push(Observation(name, stamp, np.array([number])))
+    for observed in windows.observed[-8:]:
+        live = horizon.window(int(rows[observed[-1]]))
+        for name, numbers in newest.items():
+            assert live.streams[name][:, 0].tolist() == numbers[observed].tolist()
+
+
+def test_refuses_a_camera_that_is_slower_than_the_policy():
+    with pytest.raises(ValueError, match='dt is 25 ns, expected at least the 30 ns'):
+        make_windows(stamped(range(0, 130, 10), [i % 3 == 0 for i in range(13)]), 2, 8, 4, 25)
 
 
 def test_refuses_a_dt_between_the_steps(buffer):

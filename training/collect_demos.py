@@ -37,6 +37,8 @@ from rich.progress import (
 )
 
 from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.data.pictures import encode
+from diffusion_policy_ros.data.replay_buffer import LOW_DIMENSIONAL
 from diffusion_policy_ros.data.replay_writer import ReplayWriter
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
@@ -234,8 +236,10 @@ def collect(config: CollectConfig, episodes: int, path: Path, play: Play) -> Non
                 if episode.ticks_left is None:
                     failed.append(episode.seed)
                 else:
-                    writer.append(episode.steps, episode.seed, failed_seeds=failed,
-                                  n_failures=len(failed))
+                    steps = episode.steps
+                    writer.append({name: np.stack(steps[name]) for name in LOW_DIMENSIONAL},
+                                  {name: encode(steps[name]) for name in config.cameras},
+                                  episode.seed, failed_seeds=failed, n_failures=len(failed))
                 progress.update(bar, completed=writer.episodes, failures=len(failed))
     print(f'{path}: {writer.episodes} episodes, {writer.steps} steps, {len(failed)} failed seeds')
 

@@ -110,8 +110,10 @@ class Trainer:
             accelerator.num_processes)
         self.steps = training.steps or math.ceil(training.epochs * self.batches.steps_per_epoch)
         self.step, self.waited_s = 0, 0.0
-        self._images = {name: torch.from_numpy(data.buffer.arrays[name]).to(device)
-                        for name in self.policy.encoders} if training.images == 'device' else None
+        self._images = {
+            name: [torch.from_numpy(array).to(device)
+                   for array in (data.buffer.arrays[name], data.buffer.shown[name])]
+            for name in self.policy.encoders} if training.images == 'device' else None
         self._loader, self._next = ThreadPoolExecutor(1), None
 
     def advance(self) -> torch.Tensor:
@@ -154,8 +156,8 @@ class Trainer:
     def _to_device(self, images: dict[str, np.ndarray], batch: Batch) -> dict[str, torch.Tensor]:
         device = self.accelerator.device
         if self._images:
-            shown = batch.shown.to(device)
-            found = {name: frames[shown] for name, frames in self._images.items()}
+            rows = batch.shown.to(device)
+            found = {name: frames[shown[rows]] for name, (frames, shown) in self._images.items()}
         else:
             found = {name: torch.from_numpy(frames).to(device) for name, frames in images.items()}
         return {name: frames.movedim(-1, -3) for name, frames in found.items()}

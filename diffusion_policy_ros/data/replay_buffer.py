@@ -1,13 +1,16 @@
 """
 Demonstrations in Diffusion Policy's zarr layout: data/<key> end to end, meta/episode_ends.
 
-Pictures are either raw (N, H, W, 3) or, as `ReplayWriter` writes them, JPEG bytes end to end.
+Pictures are either raw (N, H, W, 3) or, as `ReplayWriter` writes them, JPEG or PNG bytes end to
+end. Rows are a fixed step apart or, from recordings, as far as data/stamp_ns says: one row for
+every stamp of any stream, which a slower camera's picture is then shown in several of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 import hashlib
 import os
 from pathlib import Path
@@ -16,13 +19,15 @@ from typing import Any
 import numpy as np
 import zarr
 
-from diffusion_policy_ros.data import jpeg
+from diffusion_policy_ros.data import pictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
-JPEG_ENDS = '_ends'
+PICTURE_ENDS = '_ends'
 ROWS_AT_ONCE = 1024
 Make = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 LOW_DIMENSIONAL = {EE_POSE: 7, GRIPPER: 1, 'target_position': 3, 'target_gripper': 1}
+STAMPED = {'stamp_ns': np.int64, 'is_observation': np.bool_, 'is_teleop': np.bool_}
+"""Of recordings, one value a row; see data/bag_episode.py."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,22 @@ class ReplayBuffer:
     All episodes, end to end, in memory.
 
     Attributes:
-        arrays: key to (N, ...) array; cameras (N, H, W, 3) uint8, `EE_POSE` (N, 7), `GRIPPER`
-            (N, 1), and the step's target, `target_position` (N, 3), `target_gripper` (N, 1).
+        arrays: key to (N, ...) array: `EE_POSE` (N, 7), `GRIPPER` (N, 1), the step's target,
+            `target_position` (N, 3) and `target_gripper` (N, 1), and of recordings those of
+            `STAMPED` (N,); cameras (P, H, W, 3) uint8.
         episode_ends: (E,) int64, exclusive.
         attributes: how it was recorded: task, renderer, step_ns, cameras, sizes, versions.
+        shown: camera to (N,) int64, the picture of each row.
     """
 
     arrays: Mapping[str, np.ndarray]
     episode_ends: np.ndarray
     attributes: Mapping[str, Any]
+    shown: Mapping[str, np.ndarray]
+
+    def images(self, camera: str, rows: np.ndarray) -> np.ndarray:
+        """Return the pictures (..., H, W, 3) that some rows show."""
+        return self.arrays[camera][self.shown[camera][rows]]
 
     def episodes(self) -> Iterator[slice]:
         """Yield each episode's rows."""
@@ -57,11 +69,17 @@ class ReplayBuffer:
         """
         ends = self.episode_ends
         cut = int(_first(ends, n_episodes)[-1])
-        return tuple(
-            ReplayBuffer({key: value[rows] for key, value in self.arrays.items()}, its_ends,
-                         self.attributes)
-            for rows, its_ends in ((slice(cut), ends[:n_episodes]),
-                                   (slice(cut, None), ends[n_episodes:] - cut)))
+        return (self._part(slice(cut), ends[:n_episodes]),
+                self._part(slice(cut, None), ends[n_episodes:] - cut))
+
+    def _part(self, rows: slice, ends: np.ndarray) -> ReplayBuffer:
+        arrays = {key: value[rows] for key, value in self.arrays.items() if key not in self.shown}
+        shown = {}
+        for camera, numbers in self.shown.items():
+            numbers = numbers[rows]
+            first, end = (numbers[0], numbers[-1] + 1) if len(numbers) else (0, 0)
+            arrays[camera], shown[camera] = self.arrays[camera][first:end], numbers - first
+        return ReplayBuffer(arrays, ends, self.attributes, shown)
 
     def digest(self) -> str:
         """Return the sha256 of every array, the data set's name in a checkpoint's provenance."""
@@ -69,6 +87,9 @@ class ReplayBuffer:
         for key in sorted(self.arrays):
             sha.update(key.encode())
             sha.update(np.ascontiguousarray(self.arrays[key]).data)
+        for camera, numbers in sorted(self.shown.items()):
+            if len(self.arrays[camera]) < len(numbers):
+                sha.update(numbers.tobytes())
         return sha.hexdigest()
 
 
@@ -102,22 +123,22 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
         ends = ends if n_episodes is None else _first(ends, n_episodes)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    rows, arrays = int(ends[-1]), {}
-    for key in (*cameras, *LOW_DIMENSIONAL):
+    rows, arrays, shown = int(ends[-1]), {}, {}
+    for key in (*cameras, *LOW_DIMENSIONAL, *STAMPED):
         if key not in root['data']:
+            if key in STAMPED:
+                continue
             found = sorted(root['data'].array_keys())
             raise ValueError(f'{path}: data/{key} is missing, found {found}')
         try:
-            if key in LOW_DIMENSIONAL:
+            if key not in cameras:
                 arrays[key] = np.asarray(root['data'][key][:rows])
-            elif mapped:
-                arrays[key] = _mapped_pictures(path, root, key, rows)
             else:
-                arrays[key] = _pictures(root, key, rows, np.empty)
+                arrays[key], shown[key] = _pictures(root, key, ends, path if mapped else None)
+            _check(key, arrays[key], shown.get(key, arrays[key]), rows)
         except ValueError as error:
             raise ValueError(f'{path}: data/{key}: {error}') from None
-        _check(path, key, arrays[key], rows)
-    return ReplayBuffer(arrays, ends, dict(root.attrs))
+    return ReplayBuffer(arrays, ends, dict(root.attrs), shown)
 
 
 def _first(ends: np.ndarray, n_episodes: int) -> np.ndarray:
@@ -126,32 +147,47 @@ def _first(ends: np.ndarray, n_episodes: int) -> np.ndarray:
     return ends[:n_episodes]
 
 
-def _pictures(root: zarr.Group, camera: str, rows: int, make: Make) -> np.ndarray:
-    """Return (rows, H, W, 3), in the array that `make` gives for a shape and a type."""
-    stored = root['data'][camera]
-    if camera + JPEG_ENDS not in root['meta']:
-        out = make((min(rows, stored.shape[0]), *stored.shape[1:]), stored.dtype)
-        for start in range(0, len(out), ROWS_AT_ONCE):
-            out[start:start + ROWS_AT_ONCE] = stored[start:min(len(out), start + ROWS_AT_ONCE)]
-        return out
-    ends = np.asarray(root['meta'][camera + JPEG_ENDS][:rows])
-    blob = np.asarray(stored[:ends[-1]] if len(ends) else stored[:0])
-    if len(ends) < rows or len(blob) < ends[-1]:
-        raise ValueError(f'it has {len(ends)} pictures and {len(blob)} bytes, episode_ends '
-                         f'say {rows} pictures')
-    out = make((rows, *jpeg.picture_shape(blob, ends)), np.dtype(np.uint8))
-    jpeg.decode(blob, ends, out)
+def _pictures(root: zarr.Group, camera: str, ends: np.ndarray,
+              path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return (P, H, W, 3), mapped from a file where there is a path, and (N,) what is shown."""
+    rows = int(ends[-1])
+    if camera + PICTURE_ENDS in root['meta']:
+        picture_ends, shown = pictures.shown_pictures(
+            np.asarray(root['meta'][camera + PICTURE_ENDS][:rows]))
+        for start in (0, *ends[:-1].tolist()):
+            if start < len(shown) and shown[start] == (shown[start - 1] if start else -1):
+                raise ValueError(f'row {start} begins an episode and has no picture')
+        fill = partial(_decode, root['data'][camera], picture_ends)
+    else:
+        shown = np.arange(min(rows, root['data'][camera].shape[0]))
+        fill = partial(_copy, root['data'][camera], len(shown))
+    return (fill(np.empty) if path is None else _mapped(path, f'{camera}_{rows}', fill)), shown
+
+
+def _copy(stored: zarr.Array, rows: int, make: Make) -> np.ndarray:
+    out = make((rows, *stored.shape[1:]), stored.dtype)
+    for start in range(0, rows, ROWS_AT_ONCE):
+        out[start:start + ROWS_AT_ONCE] = stored[start:min(rows, start + ROWS_AT_ONCE)]
     return out
 
 
-def _mapped_pictures(path: Path, root: zarr.Group, camera: str, rows: int) -> np.ndarray:
-    """Return the pictures as a file that processes share, written by the first that asks."""
-    file = path / 'decoded' / f'{camera}_{rows}.npy'
+def _decode(stored: zarr.Array, ends: np.ndarray, make: Make) -> np.ndarray:
+    blob = np.asarray(stored[:ends[-1]] if len(ends) else stored[:0])
+    if len(ends) and len(blob) < ends[-1]:
+        raise ValueError(f'it has {len(blob)} bytes, its pictures end at {ends[-1]}')
+    out = make((len(ends), *pictures.picture_shape(blob, ends)), np.dtype(np.uint8))
+    pictures.decode(blob, ends, out)
+    return out
+
+
+def _mapped(path: Path, name: str, fill: Callable[[Make], np.ndarray]) -> np.ndarray:
+    """Return pictures as a file that processes share, written by the first that asks."""
+    file = path / 'decoded' / f'{name}.npy'
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         new = file.with_suffix(f'.{os.getpid()}.new')
         try:
-            _pictures(root, camera, rows, lambda shape, dtype: np.lib.format.open_memmap(
+            fill(lambda shape, dtype: np.lib.format.open_memmap(
                 new, mode='w+', dtype=dtype, shape=shape)).flush()
             os.replace(new, file)
         finally:
@@ -159,17 +195,18 @@ def _mapped_pictures(path: Path, root: zarr.Group, camera: str, rows: int) -> np
     return np.load(file, mmap_mode='r')
 
 
-def _check(path: Path, key: str, value: np.ndarray, rows: int) -> None:
-    if len(value) != rows:
-        raise ValueError(f'{path}: data/{key} has {len(value)} rows, episode_ends say {rows}')
+def _check(key: str, value: np.ndarray, by_row: np.ndarray, rows: int) -> None:
+    if len(by_row) != rows:
+        raise ValueError(f'it has {len(by_row)} rows, episode_ends say {rows}')
     if key in LOW_DIMENSIONAL:
         if value.shape[1:] != (LOW_DIMENSIONAL[key],):
-            raise ValueError(f'{path}: data/{key} has shape {value.shape}, '
-                             f'expected (N, {LOW_DIMENSIONAL[key]})')
+            raise ValueError(f'it has shape {value.shape}, expected (N, {LOW_DIMENSIONAL[key]})')
         bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
         if len(bad):
-            raise ValueError(f'{path}: data/{key} is not finite in row {bad[0]} '
-                             f'and {len(bad) - 1} more')
+            raise ValueError(f'it is not finite in row {bad[0]} and {len(bad) - 1} more')
+    elif key in STAMPED:
+        if value.shape != (rows,) or value.dtype != STAMPED[key]:
+            raise ValueError(f'it is {value.dtype} {value.shape}, expected '
+                             f'{np.dtype(STAMPED[key])} ({rows},)')
     elif value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3:
-        raise ValueError(f'{path}: data/{key} is {value.dtype} {value.shape}, '
-                         'expected uint8 (N, H, W, 3)')
+        raise ValueError(f'it is {value.dtype} {value.shape}, expected uint8 (N, H, W, 3)')

@@ -10,8 +10,8 @@ from numcodecs import Blosc
 import numpy as np
 import zarr
 
-from diffusion_policy_ros.data import jpeg
-from diffusion_policy_ros.data.replay_buffer import JPEG_ENDS, LOW_DIMENSIONAL
+from diffusion_policy_ros.data import pictures
+from diffusion_policy_ros.data.replay_buffer import LOW_DIMENSIONAL, PICTURE_ENDS, STAMPED
 
 ROWS_PER_CHUNK = 4096
 BYTES_PER_CHUNK = 1 << 22
@@ -21,11 +21,12 @@ class ReplayWriter:
     """
     A zarr folder (format 2) that `load_replay_buffer` reads.
 
-    data/<camera>         (N,) uint8 JPEG bytes, all pictures end to end (quality 95, 4:4:4)
+    data/<camera>         (N,) uint8 JPEG (quality 95, 4:4:4) or PNG bytes, pictures end to end
     data/ee_pose          (T, 7) float64     data/gripper         (T, 1) float64
     data/target_position  (T, 3) float64     data/target_gripper  (T, 1) float64
     meta/episode_ends     (E,) int64         meta/episode_seeds   (E,) int64
-    meta/<camera>_ends    (T,) int64, where each picture ends in data/<camera>
+    meta/<camera>_ends    (T,) int64, where each row's picture ends in data/<camera>
+    of recordings also    data/stamp_ns (T,) int64, data/is_observation, data/is_teleop (T,) bool
 
     An episode counts once its end is written, last: what a kill left of another is cut off when
     the folder is opened again.
@@ -36,14 +37,19 @@ class ReplayWriter:
         settings: what the data depend on, plain values; another value than the folder's is
             refused.
         facts: more attributes, written once.
+        image_format: 'jpeg' or 'png'.
+        stamped: keep the arrays of recordings, too.
 
     Raises:
         ValueError: the folder holds something else, or was written with other settings.
     """
 
     def __init__(self, path: Path, cameras: Sequence[str], settings: Mapping[str, Any],
-                 facts: Mapping[str, Any]) -> None:
+                 facts: Mapping[str, Any], image_format: str = 'jpeg',
+                 stamped: bool = False) -> None:
         self._path, self._cameras = path, tuple(cameras)
+        self._names = (*LOW_DIMENSIONAL, *(STAMPED if stamped else ()))
+        settings = {**settings, 'image_format': image_format}
         if path.exists() and any(path.iterdir()):
             self._open(settings)
         else:
@@ -63,25 +69,32 @@ class ReplayWriter:
         """Steps of all complete episodes."""
         return self._ends[-1] if self._ends else 0
 
-    def append(self, steps: Mapping[str, Sequence[np.ndarray]], seed: int,
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All that is said of the data set."""
+        return dict(self._group.attrs)
+
+    def append(self, arrays: Mapping[str, np.ndarray],
+               encoded: Mapping[str, tuple[np.ndarray, np.ndarray]], seed: int,
                **attributes: Any) -> None:
         """
         Write one episode.
 
         Args:
-            steps: one value a step for each camera, (H, W, 3) uint8 RGB, and each array above.
-            seed: that the episode began from; unique.
+            arrays: each of the arrays above, (T, ...).
+            encoded: camera to its pictures, from `pictures.encode`.
+            seed: that the episode began from, or another number of its own.
             attributes: of the whole data set, as they are with this episode.
         """
         data, meta = self._group['data'], self._group['meta']
         for camera in self._cameras:
-            blob, ends = jpeg.encode(steps[camera])
-            _extend(meta[camera + JPEG_ENDS], data[camera].shape[0] + ends)
+            blob, ends = encoded[camera]
+            _extend(meta[camera + PICTURE_ENDS], data[camera].shape[0] + ends)
             _extend(data[camera], blob)
-        for name in LOW_DIMENSIONAL:
-            _extend(data[name], np.stack(steps[name]))
+        for name in self._names:
+            _extend(data[name], arrays[name])
         self._group.attrs.update(attributes)
-        end = self.steps + len(steps['ee_pose'])
+        end = self.steps + len(arrays['ee_pose'])
         _extend(meta['episode_seeds'], np.array([seed]))
         _extend(meta['episode_ends'], np.array([end]))
         self.seeds.append(seed)
@@ -89,15 +102,17 @@ class ReplayWriter:
 
     def _create(self, attributes: Mapping[str, Any]) -> None:
         self._group = zarr.open_group(self._path, mode='w', zarr_format=2)
-        for name, dim in LOW_DIMENSIONAL.items():
-            self._add(f'data/{name}', (dim,), 'f8')
+        for name in self._names:
+            if name in STAMPED:
+                self._add(f'data/{name}', (), np.dtype(STAMPED[name]).str)
+            else:
+                self._add(f'data/{name}', (LOW_DIMENSIONAL[name],), 'f8')
         for camera in self._cameras:
             self._add(f'data/{camera}', (), 'u1', BYTES_PER_CHUNK, compressed=False)
-            self._add(f'meta/{camera}{JPEG_ENDS}', (), 'i8')
+            self._add(f'meta/{camera}{PICTURE_ENDS}', (), 'i8')
         self._add('meta/episode_ends', (), 'i8')
         self._add('meta/episode_seeds', (), 'i8')
-        self._group.attrs.update({**attributes, 'image_format': 'jpeg',
-                                  'jpeg_quality': jpeg.QUALITY})
+        self._group.attrs.update({**attributes, 'jpeg_quality': pictures.QUALITY})
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: str, chunk: int = ROWS_PER_CHUNK,
              compressed: bool = True) -> None:
@@ -110,20 +125,20 @@ class ReplayWriter:
             self._group = zarr.open_group(self._path, mode='r+', zarr_format=2)
         except (FileNotFoundError, ValueError):
             raise ValueError(f'{self._path}: found something else than a zarr group, expected '
-                             'no such folder or an unfinished collection') from None
-        for key, value in {**settings, 'image_format': 'jpeg'}.items():
+                             'no such folder or an unfinished data set') from None
+        for key, value in settings.items():
             found = self._group.attrs.get(key)
             if found != value:
-                raise ValueError(f'{self._path}: was collected with {key} {found!r}, now '
+                raise ValueError(f'{self._path}: was made with {key} {found!r}, now '
                                  f'{value!r}: expected the same settings or another folder')
 
     def _cut(self) -> None:
         data, meta = self._group['data'], self._group['meta']
         for camera in self._cameras:
-            ends = meta[camera + JPEG_ENDS]
+            ends = meta[camera + PICTURE_ENDS]
             _shorten(ends, self.steps)
             _shorten(data[camera], int(ends[-1]) if self.steps else 0)
-        for name in LOW_DIMENSIONAL:
+        for name in self._names:
             _shorten(data[name], self.steps)
         for name in ('episode_ends', 'episode_seeds'):
             _shorten(meta[name], self.episodes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
@@ -31,7 +34,6 @@ class WindowData:
         self.buffer, self.config = buffer, config
         self.windows = make_windows(buffer, config.n_obs_steps, config.horizon,
                                     config.n_action_steps, config.dt_ns)
-        self.stride = config.dt_ns // int(buffer.attributes['step_ns'])
         self.state = (encode_state(buffer.arrays, config)[self.windows.observed]
                       .astype(np.float32) if config.observation.state else None)
         targets = np.concatenate([buffer.arrays['target_position'],
@@ -49,11 +51,11 @@ class WindowData:
 
     def segment_starts(self, n_windows: int) -> np.ndarray:
         """Return every segment of `n_windows` windows one policy step apart."""
-        return segment_starts(self.windows, n_windows, self.stride)
+        return segment_starts(self.windows, n_windows, self.windows.stride)
 
     def segment_rows(self, starts: np.ndarray, n_windows: int) -> np.ndarray:
         """Return the rows of some segments' trained windows."""
-        return segment_rows(self.windows, starts, n_windows, self.stride)
+        return segment_rows(self.windows, starts, n_windows, self.windows.stride)
 
     def frames(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -67,7 +69,7 @@ class WindowData:
 
     def images(self, shown: np.ndarray) -> dict[str, np.ndarray]:
         """Return camera to (U, H, W, 3) uint8 of some frames."""
-        return {camera.name: self.buffer.arrays[camera.name][shown]
+        return {camera.name: self.buffer.images(camera.name, shown)
                 for camera in self.config.observation.cameras}
 
 
@@ -80,12 +82,18 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     for camera in config.observation.cameras:
         for name, have, want in (
                 ('images', buffer.arrays[camera.name].shape[1:3], (camera.height, camera.width)),
-                ('source images', (found['source_size'],) * 2,
+                ('source images', _source_size(found, camera.name),
                  (camera.source_height, camera.source_width))):
-            if have != want:
+            if tuple(have) != want:
                 differences.append(f'{name} of {camera.name} are {have[0]}x{have[1]}, '
                                    f'expected {want[0]}x{want[1]}')
     if found['renderer'] != config.renderer:
         differences.append(f"renderer is {found['renderer']!r}, expected {config.renderer!r}")
     if differences:
         raise ValueError('data set: ' + '; '.join(differences))
+
+
+def _source_size(attributes: Mapping[str, Any], camera: str) -> Sequence[int]:
+    """Return the height and width that a camera's pictures came with."""
+    sizes = attributes.get('source_sizes')
+    return sizes[camera] if sizes else (attributes['source_size'],) * 2

@@ -10,11 +10,14 @@ import numpy as np
 from diffusion_policy_ros.control.horizon import window_indices
 from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
 
+MOST_JITTER = 0.9
+"""Of a recording's step: a camera at the policy's own rate is not refused for its jitter."""
+
 
 @dataclass(frozen=True)
 class Windows:
     """
-    One window for each row of the buffer, taken as the observation's time.
+    One window for each row of the buffer that a live policy could take as its observation's time.
 
     Attributes:
         observed: (N, To) int64 rows of the observations, oldest first.
@@ -23,12 +26,14 @@ class Windows:
         trained: (N,) bool, false for windows with more than Ta - 1 repeated targets at the end
             (Chi et al. 2023, the released code's `pad_after`).
         episode: (N,) int64.
+        stride: windows from one to the next that is dt later (the nearest, in a recording).
     """
 
     observed: np.ndarray
     acted: np.ndarray
     trained: np.ndarray
     episode: np.ndarray
+    stride: int
 
 
 def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_steps: int,
@@ -37,26 +42,44 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
     Return the windows of all rows.
 
     Raises:
-        ValueError: dt is no multiple of the data's step, or an episode is shorter than one chunk.
+        ValueError: dt is no multiple of the data's step, or shorter than a recording's.
     """
-    step_ns = int(buffer.attributes['step_ns'])
-    stride, rest = divmod(dt_ns, step_ns)
-    if rest or stride < 1:
+    stamps_ns, step_ns = _stamps(buffer)
+    is_observation = buffer.arrays.get('is_observation', np.ones(len(stamps_ns), bool))
+    if 'stamp_ns' in buffer.arrays:
+        if dt_ns < step_ns * MOST_JITTER:
+            raise ValueError(f'dt is {dt_ns} ns, expected at least the {step_ns} ns that most '
+                             'observations of the data are apart')
+    elif dt_ns % step_ns or dt_ns < step_ns:
         raise ValueError(f"dt is {dt_ns} ns, expected a multiple of the data's step {step_ns} ns")
+    tolerance_ns = buffer.attributes.get('tolerance_ns', dt_ns)
     observed, acted, trained, episode = [], [], [], []
-    lead = (np.arange(horizon) - (n_obs_steps - 1)) * stride
+    lead_ns = (np.arange(horizon) - (n_obs_steps - 1)) * dt_ns
     for number, rows in enumerate(buffer.episodes()):
-        length = rows.stop - rows.start
-        stamps = np.arange(length, dtype=np.int64) * step_ns
-        for row in range(length):
-            slots = window_indices(stamps, int(stamps[row]), dt_ns, n_obs_steps, dt_ns, 0)
-            observed.append(rows.start + slots)
-        steps = np.arange(length)[:, None] + lead
-        acted.append(rows.start + np.clip(steps, 0, length - 1))
-        trained.append(steps[:, -1] - (length - 1) <= (n_action_steps - 1) * stride)
-        episode.append(np.full(length, number))
+        stamps = stamps_ns[rows]
+        times = stamps[is_observation[rows]]
+        observed.extend(rows.start + window_indices(
+            stamps, t_ns, dt_ns, n_obs_steps, tolerance_ns, stamps[0]) for t_ns in times.tolist())
+        due_ns = times[:, None] + lead_ns
+        acted.append(rows.start + np.clip(np.searchsorted(stamps, due_ns), 0, len(stamps) - 1))
+        trained.append(due_ns[:, -1] - stamps[-1] <= (n_action_steps - 1) * dt_ns)
+        episode.append(np.full(len(times), number))
     return Windows(np.asarray(observed), np.concatenate(acted), np.concatenate(trained),
-                   np.concatenate(episode))
+                   np.concatenate(episode), max(1, round(dt_ns / step_ns)))
+
+
+def _stamps(buffer: ReplayBuffer) -> tuple[np.ndarray, int]:
+    """Return each row's time in nanoseconds, and the (median) time between two observations."""
+    if 'stamp_ns' not in buffer.arrays:
+        step_ns = int(buffer.attributes['step_ns'])
+        return np.concatenate([np.arange(rows.stop - rows.start) * step_ns
+                               for rows in buffer.episodes()]), step_ns
+    stamps, is_observation = buffer.arrays['stamp_ns'], buffer.arrays['is_observation']
+    steps = np.concatenate([np.diff(stamps[rows][is_observation[rows]])
+                            for rows in buffer.episodes()])
+    if not len(steps):
+        raise ValueError('no episode has two observations')
+    return stamps, int(np.median(steps))
 
 
 def segment_starts(windows: Windows, n_windows: int, stride: int) -> np.ndarray:

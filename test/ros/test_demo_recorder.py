@@ -1,0 +1,207 @@
+"""The recorder as a process: what is published between ~/start and ~/save is in the bag."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import benchmark_recording
+from geometry_msgs.msg import PoseStamped
+import numpy as np
+import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import get_typestore, Stores
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import SetBool, Trigger
+
+from diffusion_policy_ros.control.readings import image_pixels
+from diffusion_policy_ros.data.bag_recovery import recover_bag
+from diffusion_policy_ros.datatypes import NS_PER_S
+from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.nodes.qos import RELIABLE
+
+BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+STEP_NS = 20_000_000
+PICTURE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+STORE = get_typestore(Stores.ROS2_JAZZY)
+
+
+class Arm:
+    """Publishes a camera, best effort, and the arm's state, and keeps what it has sent."""
+
+    def __init__(self, probe, start, tmp_path, **parameters):
+        self.probe, self.folder = probe, tmp_path / 'bags'
+        self.process = start('demo_recorder_node', 'demo_recorder', {
+            'folder': str(self.folder), 'task': 'open the drawer', 'cameras': ['arm'],
+            **parameters})
+        self.sent = {}
+        self.tick = 0
+        self.publishers = {
+            name: probe.publisher(kind, name, qos) for name, kind, qos in (
+                ('arm/image_raw', Image, BEST_EFFORT), ('ee_pose', PoseStamped, RELIABLE),
+                ('gripper_state', JointState, RELIABLE))}
+
+    def publish(self, ticks=1, skip=()):
+        for _ in range(ticks):
+            self.probe.spin()  # best effort gives no burst on
+            self.tick += 1
+            stamp_ns = NS_PER_S + self.tick * STEP_NS
+            values = {
+                'arm/image_raw': messages.image_message(PICTURE, stamp_ns, 'optical'),
+                'ee_pose': messages.pose_message([self.tick, 0, 0], [0, 0, 0, 1], stamp_ns, 'b'),
+                'gripper_state': messages.gripper_state_message(0.5, stamp_ns)}
+            for name, message in values.items():
+                if name not in skip:
+                    # Bytes: the padding of a message differs from one serialisation to another.
+                    data = serialize_message(message)
+                    self.publishers[name].publish(data)
+                    self.sent.setdefault(f'/{name}', []).append(data)
+
+    def call(self, name, success=True):
+        if name == 'save':
+            return self.probe.call(SetBool, 'demo_recorder/save', SetBool.Request(data=success))
+        return self.probe.call(Trigger, f'demo_recorder/{name}')
+
+    def begin(self):
+        answer = self.call('start')
+        assert answer.success, answer.message
+
+    def names(self):
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+@pytest.fixture()
+def arm(probe, start, tmp_path):
+    """Return an arm with a recorder of default settings."""
+    return Arm(probe, start, tmp_path)
+
+
+def read(folder):
+    """Return the messages by topic, as bytes, and the metadata of the user."""
+    found = {}
+    with Reader(folder) as reader:
+        for connection, _, data in reader.messages():
+            found.setdefault(connection.topic, []).append(data)
+        return found, reader.storage.metadata.custom
+
+
+def test_what_was_sent_while_recording_is_in_the_bag(arm):
+    arm.publish(3)  # before ~/start
+    arm.begin()
+    arm.sent.clear()
+    arm.publish(20)
+    answer = arm.call('save')
+    assert answer.success, answer.message
+    folder = arm.folder / 'episode_000000'
+    assert answer.message.startswith(f'{folder}: success true; ')
+    assert '/ee_pose 20 at 50.0 Hz, largest gap 0.020 s, 0 lost' in answer.message
+    found, custom = read(folder)
+    assert found == arm.sent
+    assert {key: custom[key] for key in ('task', 'success', 'complete', 'cameras')} == {
+        'task': 'open the drawer', 'success': 'true', 'complete': 'true', 'cameras': 'arm'}
+    assert json.loads(custom['topics'])['/arm/image_raw'] == {
+        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'backward_stamps': 0}
+
+
+def test_episodes_are_numbered_and_discarded_ones_are_gone(arm):
+    for action, success in (('save', True), ('discard', None), ('save', False)):
+        arm.begin()
+        arm.publish(2)
+        assert arm.call(action, success).success
+    assert arm.names() == ['episode_000000', 'episode_000001']
+    assert read(arm.folder / 'episode_000001')[1]['success'] == 'false'
+
+
+def test_calls_out_of_order_are_refused_with_a_reason(arm):
+    assert arm.call('save').message == 'nothing is recorded, expected ~/start'
+    assert arm.call('discard').message == 'nothing is recorded, expected ~/start'
+    arm.begin()
+    answer = arm.call('start')
+    assert not answer.success and 'episode_000000 is being recorded' in answer.message
+
+
+def test_a_missing_camera_is_named_before_the_episode(probe, start, tmp_path):
+    arm = Arm(probe, start, tmp_path, cameras=['arm', 'wrist'])
+    answer = arm.call('start')
+    assert not answer.success
+    assert answer.message == '/wrist/image_raw: nobody publishes that'
+    assert not arm.folder.exists()
+
+
+def test_jpeg_keeps_header_size_and_nearly_the_pixels(probe, start, tmp_path):
+    arm = Arm(probe, start, tmp_path, image_storage='jpeg', jpeg_quality=100,
+              note='a note', tags=['operator=ada'])
+    arm.begin()
+    arm.publish(3)
+    assert arm.call('save').success
+    found, custom = read(arm.folder / 'episode_000000')
+    assert (custom['note'], custom['operator']) == ('a note', 'ada')
+    assert '/arm/image_raw' not in found
+    assert len(found['/arm/image_raw/compressed']) == 3
+    message = STORE.deserialize_cdr(found['/arm/image_raw/compressed'][0],
+                                    'sensor_msgs/msg/CompressedImage')
+    assert (message.format, message.header.frame_id) == ('rgb8; jpeg', 'optical')
+    pixels, encoding = image_pixels(message)
+    assert encoding == 'bgr8'
+    assert np.abs(pixels[..., ::-1].astype(int) - PICTURE).mean() < 30
+
+
+def test_a_gap_is_warned_about_and_a_second_publisher_makes_the_loss_unknown(
+        probe, start, tmp_path):
+    arm = Arm(probe, start, tmp_path, step_s=0.03)
+    arm.begin()
+    arm.publish(2)
+    arm.publish(1, skip=('ee_pose',))
+    arm.publish(1)
+    probe.wait(lambda: '/ee_pose refused: gap: 0.040 s without a message' in arm.process.log,
+               'the warning')
+    second = probe.publisher(PoseStamped, 'ee_pose', RELIABLE)
+    second.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], 2 * NS_PER_S, 'b'))
+    answer = arm.call('save')
+    assert '/ee_pose 4 at' in answer.message or '/ee_pose 3 at' in answer.message
+    assert 'loss unknown' in answer.message
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_bag_but_makes_no_whole_episode_of_it(arm, number):
+    arm.begin()
+    arm.publish(5)
+    arm.process.signal(number)
+    assert arm.process.wait() == 0
+    assert arm.names() == ['episode_000000.unfinished']
+    found, custom = read(arm.folder / 'episode_000000.unfinished')
+    assert found == arm.sent
+    assert custom['complete'] == 'false'
+
+
+def test_after_a_kill_all_but_the_last_second_is_recovered(arm, start, tmp_path):
+    arm.begin()
+    arm.publish(5)
+    path, = arm.folder.glob('*/*.mcap')
+    arm.probe.wait(lambda: arm.publish() or path.stat().st_size > 10_000, 'a chunk on the disk')
+    arm.process.signal(signal.SIGKILL)
+    arm.process.wait()
+    again = start('demo_recorder_node', 'demo_recorder', {'folder': str(arm.folder)})
+    cut_off = arm.folder / 'episode_000000.unfinished'
+    arm.probe.wait(lambda: f'{cut_off} was cut off: recover_bag {cut_off}' in again.log,
+                   'the hint')
+    target, count = recover_bag(cut_off)
+    found, _ = read(target)
+    assert sum(map(len, found.values())) == count >= 15
+    for name, sent in arm.sent.items():
+        assert found[name] == sent[:len(found[name])]
+
+
+def test_a_load_is_recorded_without_a_loss(ros, tmp_path):
+    _, facts = benchmark_recording.record(
+        benchmark_recording.Load(seconds=3.0, height=240, width=320), tmp_path)
+    assert (facts['sent'], facts['missing'], facts['in_order']) == (1380, 0, True)
+
+
+@pytest.mark.slow
+def test_two_raw_vga_cameras_are_recorded_for_a_minute_without_a_loss(ros, tmp_path):
+    _, facts = benchmark_recording.record(benchmark_recording.Load(), tmp_path)
+    assert (facts['sent'], facts['missing'], facts['in_order']) == (27600, 0, True)
+    assert facts['peak_memory_mb'] < 400
