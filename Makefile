@@ -9,6 +9,7 @@ SEED ?= 0
 CHECKPOINT ?=
 MODE ?= lockstep
 VIDEO ?= 1
+BAGS ?=
 
 # The stamp is named after what was installed, so that another lock file installs again.
 LOCK := lock/constraints.txt lock/numpy1.txt setup.py .ci/setup.sh
@@ -19,7 +20,7 @@ export AMENT_PREFIX_PATH := $(abspath $(VENV))$(addprefix :,$(AMENT_PREFIX_PATH)
 SOURCES := diffusion_policy_ros launch lock setup.py test training
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test test-slow lint checkpoint lock clean
+.PHONY: help setup sim record test test-slow lint checkpoint lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +37,10 @@ sim: $(STAMP) ## run the policy on MetaWorld's arm over ROS 2 topics, count succ
 	@$(VENV)/bin/metaworld_sim --task '$(TASK)' --episodes '$(EPISODES)' --seed '$(SEED)' \
 	  --mode '$(MODE)' $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') \
 	  $(if $(filter 0 no false,$(VIDEO)),--no-video,--video)
+
+record: $(STAMP) ## record demonstrations of TASK as rosbags, one an episode
+	@$(VENV)/bin/record_demos --task '$(TASK)' --episodes '$(EPISODES)' \
+	  $(if $(filter-out 0,$(SEED)),--seed '$(SEED)') $(if $(BAGS),--folder '$(BAGS)')
 
 test: $(STAMP) ## run the tests, but for the slow ones
 	@$(RUN) -m pytest -m 'not slow'

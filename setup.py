@@ -8,13 +8,15 @@ package_name = 'diffusion_policy_ros'
 
 # Executables that `ros2 run` and `ros2 launch` start.
 nodes = {
-    'policy': 'policy_node',
-    'chunk_executor': 'chunk_executor_node',
-    'metaworld_bridge': 'metaworld_bridge_node',
-    'expert': 'expert_node',
-    'demo_recorder': 'demo_recorder_node',
-    'sim_runner': 'sim_runner',
-    'metaworld_sim': 'supervisor',
+    'policy': 'nodes.policy_node:main',
+    'chunk_executor': 'nodes.chunk_executor_node:main',
+    'metaworld_bridge': 'nodes.metaworld_bridge_node:main',
+    'expert': 'nodes.expert_node:main',
+    'demo_recorder': 'nodes.demo_recorder_node:main',
+    'sim_runner': 'nodes.sim_runner:main',
+    'metaworld_sim': 'nodes.supervisor:main',
+    'record_demos': 'nodes.supervisor:record',
+    'recover_bag': 'data.bag_recovery:main',
 }
 
 core = ['dacite>=1.8', 'numpy>=1.26', 'opencv-python-headless>=4.8,<5', 'pyyaml']
@@ -22,6 +24,7 @@ extras = {
     'policy': ['safetensors', 'torch>=2.13,<2.14', 'torchvision>=0.28,<0.29'],
     # MetaWorld 3 pins this MuJoCo; gymnasium imports packaging without asking for it.
     'sim': ['gymnasium>=1.1', 'imageio-ffmpeg', 'metaworld==3.1.1', 'mujoco==3.3.0', 'packaging'],
+    'bags': ['mcap>=1.6', 'rosbags>=0.11'],
     'train': ['accelerate', 'matplotlib>=3.7', 'rich', 'tensorboard', 'zarr>=2.18'],
     'ray': ['ray>=2.9'],
     # ROS 2 Jazzy's client library and messages, for people without ROS: never on a ROS install.
@@ -112,6 +115,6 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            f'{name} = {package_name}.nodes.{module}:main' for name, module in nodes.items()],
+            f'{name} = {package_name}.{place}' for name, place in nodes.items()],
     },
 )

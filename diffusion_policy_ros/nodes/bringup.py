@@ -8,8 +8,9 @@ checkpoint and from `SimSettings`. Neither rclpy, torch nor launch is imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.resources import config_folder, find
@@ -19,6 +20,7 @@ from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task, ST
 from diffusion_policy_ros.typed import load_yaml
 
 MODES = ('lockstep', 'realtime')
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,7 @@ def metaworld_nodes(settings: SimSettings) -> list[NodeSpec]:
             'real_time_factor': settings.real_time_factor, 'episodes': settings.episodes,
             'seed': settings.seed, 'video': settings.video, 'out': settings.out,
             'wait_limit_s': settings.wait_limit_s})
-    return [_spec(name, module, settings.namespace, parameters)
-            for name, (module, parameters) in nodes.items()]
+    return node_specs(nodes, settings.namespace)
 
 
 def node_parameters(name: str) -> dict[str, Any]:
@@ -151,15 +152,15 @@ def node_parameters(name: str) -> dict[str, Any]:
         raise ValueError(f'{path}: expected one node with ros__parameters') from None
 
 
-def settings_from(values: dict[str, str]) -> SimSettings:
+def settings_from(cls: type[T], values: dict[str, str]) -> T:
     """
-    Return settings from text, as a command line gives it; a missing one is the default.
+    Return settings of a class from text, as a command line gives it; a missing one is the default.
 
     Raises:
         ValueError: in one line that names the argument.
     """
-    kinds = {item.name: type(item.default) for item in fields(SimSettings)}
-    return SimSettings(**{name: _parse(name, kinds[name], text) for name, text in values.items()})
+    kinds = {item.name: type(item.default) for item in fields(cls)}
+    return cls(**{name: _parse(name, kinds[name], text) for name, text in values.items()})
 
 
 def _parse(name: str, kind: type, text: str) -> Any:
@@ -170,10 +171,12 @@ def _parse(name: str, kind: type, text: str) -> Any:
         raise ValueError(f'{name} is {text!r}, expected {expected}') from None
 
 
-def _spec(name: str, module: str, namespace: str, parameters: dict[str, Any]) -> NodeSpec:
+def node_specs(nodes: Mapping[str, tuple[str, dict[str, Any]]], namespace: str) -> list[NodeSpec]:
+    """Return one process for each executable: its module, and what differs from its YAML file."""
     # Each namespace has its own time and transforms: /clock has one owner.
     own = (('/clock', 'clock'), ('/tf', 'tf')) if namespace else ()
-    return NodeSpec(name, module, namespace, {**node_parameters(name), **parameters}, own)
+    return [NodeSpec(name, module, namespace, {**node_parameters(name), **parameters}, own)
+            for name, (module, parameters) in nodes.items()]
 
 
 def _pictures(config: PolicyConfig) -> dict[str, Any]:

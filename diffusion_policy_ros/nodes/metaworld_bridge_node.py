@@ -49,6 +49,9 @@ class BridgeConfig(OutputConfig):
     max_steps: int = field(default=MAX_STEPS, metadata={
         'description': 'Ticks of a lockstep episode before ~/truncated; realtime has no limit.',
         'min': 1})
+    ticks_after_success: int = field(default=0, metadata={
+        'description': 'Ticks that a lockstep episode goes on after its success, as '
+                       'demonstrations do.', 'min': 0})
     wait_limit_s: float = field(default=30.0, metadata={
         'description': 'Wall-clock limit of a lockstep tick, after which the episode ends and '
                        'what is missing is named.', 'unit': 's', 'min': 0.1})
@@ -74,7 +77,8 @@ class MetaWorldBridge(Node):
         self._problem = ''
         self._loop = ArmLoop(
             self._make_arm, self._output.publish, self._gave_up, lockstep=self._lockstep,
-            real_time_factor=config.real_time_factor, wait_limit_s=config.wait_limit_s)
+            real_time_factor=config.real_time_factor, wait_limit_s=config.wait_limit_s,
+            ticks_after_success=config.ticks_after_success)
         self.create_subscription(PoseStamped, 'target_pose',
                                  self._guard('target_pose', self._take_pose), RELIABLE)
         self.create_subscription(JointState, 'target_gripper',

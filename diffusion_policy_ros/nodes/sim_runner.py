@@ -16,6 +16,7 @@ from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes import spin
 from diffusion_policy_ros.nodes.parameters import declare, refuse_unknown
 from diffusion_policy_ros.nodes.real_time import keeps_up, largest_factor
+from diffusion_policy_ros.nodes.recorder_client import RecorderClient
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.self_spinning import SelfSpinning, Stopped
 from diffusion_policy_ros.nodes.sim_summary import (
@@ -33,6 +34,7 @@ CLEAR_LINE = '\r\x1b[K'
 SUMMARY = 'summary.json'
 BRIDGE_GRACE_S = 5.0  # the bridge names a missing target first
 RATE_TOLERANCE = 0.98
+FAILURES_ALLOWED = 10  # of a recording, beside as many as there are episodes
 TRIAL_S, TRIAL_CHUNKS, TRIAL_LIMIT_S = 3.0, 4, 30.0
 
 
@@ -59,6 +61,14 @@ class RunnerConfig:
     max_ticks: int = field(default=MAX_STEPS, metadata={
         'description': 'Ticks of 12.5 ms after which an episode counts as failed.', 'min': 1,
         'max': MAX_STEPS})
+    record: bool = field(default=False, metadata={
+        'description': 'Have demo_recorder keep each success as a bag, until there are '
+                       '`episodes`; failures are discarded.'})
+    renderer: str = field(default='plain', metadata={
+        'description': "The bridge's, noted in each bag."})
+    ticks_after_success: int = field(default=0, metadata={
+        'description': "Ticks that an episode goes on after its success; the bridge's, too.",
+        'min': 0})
     video: bool = field(default=True, metadata={
         'description': 'Write video.mp4 and contact_sheet.png.'})
     view_camera: str = field(default=VIEW_CAMERA, metadata={
@@ -100,6 +110,9 @@ class SimRunner(SelfSpinning):
             self.create_client(Trigger, f'{name}/reset')
             for name in (*(['policy'] if self._policy else []), EXECUTOR, BRIDGE)]
         self._bridge = self.create_client(SetParameters, f'{BRIDGE}/set_parameters')
+        self._recorder = None
+        if config.record:
+            self._recorder = RecorderClient(self, config.ready_limit_s, config.renderer)
         self._next_progress_s = 0.0
 
     def run(self) -> int:
@@ -108,8 +121,8 @@ class SimRunner(SelfSpinning):
         try:
             if self._config.mode == 'realtime':
                 self._choose_factor()
-            for number in range(1, self._config.episodes + 1):
-                self._play(number)
+            while self._left():
+                self._play(len(self._summary.episodes) + 1)
         except Stopped:
             code, self._summary.problem = INTERRUPTED, 'stopped by a signal'
         except (TimeoutError, ValueError) as error:
@@ -118,6 +131,16 @@ class SimRunner(SelfSpinning):
             say(f'the run ended early: {self._summary.problem}')
         self._close()
         return code
+
+    def _left(self) -> bool:
+        """Return whether there is an episode to run."""
+        done, wanted = self._summary, self._config.episodes
+        if self._recorder is None:
+            return len(done.episodes) < wanted
+        if len(done.episodes) - done.n_success > wanted + FAILURES_ALLOWED:
+            raise ValueError(f'{len(done.episodes) - done.n_success} of {len(done.episodes)} '
+                             'demonstrations have failed')
+        return done.n_success < wanted
 
     def _play(self, number: int) -> None:
         """Run one episode to its end, and count it."""
@@ -135,6 +158,8 @@ class SimRunner(SelfSpinning):
         if watch.truncated and not watch.success and ticks < config.max_ticks:
             raise TimeoutError(self._missing())
         result = EpisodeResult(seed, bool(watch.success), ticks, time.monotonic() - start_s)
+        if self._recorder is not None:
+            self._end_recording(result)
         self._summary.episodes.append(result)
         self._summary.chunk_ms += watch.chunk_ms
         self._summary.write(self._folder / SUMMARY)
@@ -143,10 +168,21 @@ class SimRunner(SelfSpinning):
             self._album.add(f'episode {number}/{config.episodes}   seed {result.seed}',
                             result.success, watch.frames, watch.chunks)
 
+    def _end_recording(self, result: EpisodeResult) -> None:
+        """Let an episode go on after its success, and save it; discard a failure."""
+        config, watch = self._config, self._watch
+        last = result.ticks + config.ticks_after_success - (config.mode == 'lockstep')
+        while result.success and watch.ticks < last and not watch.truncated:
+            self.spin()
+            self._check_alive()
+        say(self._recorder.end(result.success).partition(';')[0])
+
     def _begin(self, seed: int) -> None:
         """Seed and reset all, the bridge last: it begins the episode."""
         config, watch = self._config, self._watch
         self.set_remote(self._bridge, config.ready_limit_s, task=config.task, seed=seed)
+        if self._recorder is not None:
+            self._recorder.start(seed)
         for client in self._resets:
             watch.forget()
             answer = self.call(client, Trigger.Request(), config.ready_limit_s)

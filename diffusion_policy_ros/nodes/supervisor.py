@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 import fcntl
 import os
@@ -14,13 +14,15 @@ import sys
 import tempfile
 import threading
 import time
-from typing import IO
+from typing import IO, TypeVar
 
 from diffusion_policy_ros.nodes.bringup import metaworld_nodes, NodeSpec, SimSettings
 from diffusion_policy_ros.nodes.process import NodeProcess
+from diffusion_policy_ros.nodes.record_bringup import record_nodes, RecordSettings
 
 WRONG_SETTING, ENDED_EARLY = 1, 3  # exit codes; 128 + n after signal n
 POLL_S = 0.1
+T = TypeVar('T', SimSettings, RecordSettings)
 # Each kind of end gets its time: the executor sends a hold, sim_runner finishes the video.
 ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 LAST_SAFE_DOMAIN = 101  # above, on Linux, its ports may be taken by outgoing connections
@@ -141,15 +143,16 @@ def own_domain() -> tuple[int, IO[str]]:
     raise ValueError(f'all of ROS_DOMAIN_ID 1 to {LAST_SAFE_DOMAIN} are taken by other runs')
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[SimSettings, argparse.Namespace]:
+def parse(prog: str, cls: type[T],
+          arguments: Sequence[str] | None) -> tuple[T, argparse.Namespace]:
     """
     Return the settings and the options that are the supervisor's own.
 
     Raises:
         ValueError: in one line: a setting that cannot be.
     """
-    parser = argparse.ArgumentParser(prog='metaworld_sim', description=__doc__)
-    for item in fields(SimSettings):
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    for item in fields(cls):
         flag, text = f'--{item.name.replace("_", "-")}', item.metadata['description']
         if isinstance(item.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=item.default,
@@ -161,8 +164,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[SimSettings, argparse.Namesp
     parser.add_argument('--respawn', action='store_true',
                         help='start the policy again when it was killed')
     options = parser.parse_args(arguments)
-    settings = SimSettings(**{item.name: getattr(options, item.name)
-                              for item in fields(SimSettings)})
+    settings = cls(**{item.name: getattr(options, item.name) for item in fields(cls)})
     if not settings.episodes:
         raise ValueError('episodes is 0, expected at least 1: the launch file starts an arm '
                          'without sim_runner')
@@ -170,16 +172,36 @@ def parse(arguments: Sequence[str] | None) -> tuple[SimSettings, argparse.Namesp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line."""
+    """Run episodes from the command line."""
+    return supervise('metaworld_sim', 'sim', SimSettings, metaworld_nodes, arguments)
+
+
+def record(arguments: Sequence[str] | None = None) -> int:
+    """Record demonstrations from the command line."""
+    return supervise('record_demos', 'record', RecordSettings, record_nodes, arguments)
+
+
+def supervise(prog: str, kind: str, cls: type[T], nodes: Callable[[T], list[NodeSpec]],
+              arguments: Sequence[str] | None) -> int:
+    """
+    Run the nodes of some settings to their end; return the exit code.
+
+    Args:
+        prog: name of the command.
+        kind: folder in out/ for what it writes.
+        cls: class of settings.
+        nodes: from settings to nodes.
+        arguments: of the command line.
+    """
     try:
-        settings, options = parse(arguments)
-        out = Path(settings.out or time.strftime('out/sim/%Y-%m-%d_%H-%M-%S')).resolve()
-        specs = metaworld_nodes(replace(settings, out=str(out)))
+        settings, options = parse(prog, cls, arguments)
+        out = Path(settings.out or time.strftime(f'out/{kind}/%Y-%m-%d_%H-%M-%S')).resolve()
+        specs = nodes(replace(settings, out=str(out)))
         domain_id, lock = (options.domain_id, None) if options.domain_id else own_domain()
         log = out / 'log'
         log.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        complain(f'metaworld_sim: {error}')
+        complain(f'{prog}: {error}')
         return WRONG_SETTING
     print(f'{", ".join(spec.executable for spec in specs)} in ROS_DOMAIN_ID {domain_id}, '
           f'logs in {log}', flush=True)

@@ -92,12 +92,13 @@ class ArmLoop(threading.Thread):
         lockstep: the mode.
         real_time_factor: sim seconds a wall second, outside lockstep.
         wait_limit_s: wall-clock limit of a lockstep wait, after which the episode is given up.
+        ticks_after_success: that a lockstep episode goes on.
     """
 
     def __init__(self, make_arm: Callable[[str], MetaWorldArm],
                  publish: Callable[[Tick, MetaWorldArm], None],
                  gave_up: Callable[[str], None], *, lockstep: bool, real_time_factor: float,
-                 wait_limit_s: float) -> None:
+                 wait_limit_s: float, ticks_after_success: int = 0) -> None:
         super().__init__(name='arm', daemon=True)
         self._make_arm, self._publish, self._gave_up = make_arm, publish, gave_up
         self._lockstep = lockstep
@@ -108,6 +109,8 @@ class ArmLoop(threading.Thread):
         self._stamp_ns = FIRST_STAMP_NS - EPISODE_GAP_NS
         self._tick: Tick | None = None  # None between episodes
         self._first_ns = self._stamp_ns
+        self._ticks_after_success = ticks_after_success
+        self._ticks_left: int | None = None  # once it has succeeded
         self._target: np.ndarray | None = None
         self._due_ns = self._waiting_ns = 0
         self._slips = self._stale = 0
@@ -171,7 +174,7 @@ class ArmLoop(threading.Thread):
         return max(0, self._due_ns - time.monotonic_ns()) / NS_PER_S
 
     def _begin(self, task: str, seed: int, done: Future[None]) -> None:
-        self._tick, self._target = None, None
+        self._tick, self._target, self._ticks_left = None, None, None
         try:
             if self._arm is None or self._arm.task != task:
                 if self._arm is not None:
@@ -208,9 +211,13 @@ class ArmLoop(threading.Thread):
     def _show(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any],
               truncated: bool = False) -> None:
         success = info['success']
+        if self._ticks_left is not None:
+            self._ticks_left -= 1
+        elif success:
+            self._ticks_left = self._ticks_after_success
         tick = Tick(self._stamp_ns, (self._stamp_ns - self._first_ns) // STEP_NS, observation,
                     info['sim_state'], info['image_fresh'], success, truncated,
-                    last=self._lockstep and (success or truncated))
+                    last=self._lockstep and (self._ticks_left == 0 or truncated))
         self._tick = None if tick.last else tick
         self._publish(tick, self._arm)
         self._waiting_ns = now_ns = time.monotonic_ns()

@@ -1,0 +1,181 @@
+"""Recorded streams to the rows of a replay buffer: one row for every stamp that was observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_policy_ros.data.bag_reader import (
+    Bag, STATUS, Stream, TARGET_GRIPPER, TARGET_POSE, TELEOP_POSE,
+)
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, Status
+from diffusion_policy_ros.policy.config import PolicyConfig
+
+TARGET_ALIVE_NS = NS_PER_S // 2
+"""A target that nothing follows for longer is no action any more."""
+TELEOP_ALIVE_NS = NS_PER_S // 4
+
+
+@dataclass(frozen=True)
+class BagEpisode:
+    """
+    One episode's rows, as `ReplayWriter.append` takes them.
+
+    Attributes:
+        arrays: `stamp_ns` (T,), `is_observation` (T,), rows that a live policy could have taken as
+            an observation's time and have an action: at a camera's stamps, or all without cameras;
+            `is_teleop` (T,), a person led; `EE_POSE` (T, 7), `GRIPPER` (T, 1), newest at each row;
+            `target_position` (T, 3), `target_gripper` (T, 1).
+        pictures: camera to its bytes end to end and each row's end, as `pictures.encode` returns.
+        notes: what was made of other data than usual, one sentence each.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    notes: tuple[str, ...]
+
+
+def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisode:
+    """
+    Return the rows between the first and the last time at which all is there and a target moves.
+
+    A row holds the newest sample of each stream at its time. Its action is the first target that
+    is stamped in [t, t + dt), else the last one before t while targets still come.
+
+    Raises:
+        ValueError: in one line: a gap, targets in another frame, or too little that overlaps.
+    """
+    observed = {name: bag.streams[name] for name in config.streams}
+    for stream in observed.values():
+        _check_gaps(stream, config, tolerance_ns)
+    first_ns = max(stream.stamps_ns[0] for stream in observed.values())
+    last_ns = min(stream.stamps_ns[-1] for stream in observed.values())
+    stamps = np.unique(np.concatenate(
+        [np.array([first_ns]), *(stream.stamps_ns for stream in observed.values())]))
+    stamps = stamps[(stamps >= first_ns) & (stamps <= last_ns)]
+    targets, alive, notes = _targets(bag, stamps, config)
+    part = _acting_part(stamps, alive, (config.n_obs_steps - 1) * config.dt_ns)
+    stamps, alive = stamps[part], alive[part]
+    cameras = [camera.name for camera in config.observation.cameras]
+    is_observation = alive & np.isin(stamps, np.concatenate(
+        [observed[name].stamps_ns for name in cameras])) if cameras else alive
+    if is_observation.sum() < 2:
+        raise ValueError(f'{is_observation.sum()} observations have all streams and a target, '
+                         'expected two at least')
+    arrays = {'stamp_ns': stamps, 'is_observation': is_observation,
+              'is_teleop': _teleop(bag, stamps, config),
+              **{name: value[part] for name, value in targets.items()}}
+    for name in (EE_POSE, GRIPPER):
+        if name in bag.streams:
+            stream = bag.streams[name]
+            arrays[name] = np.stack(stream.values)[_newest(stream, stamps)]
+    if GRIPPER not in arrays:
+        arrays[GRIPPER] = np.zeros((len(stamps), 1))
+        notes.append(f'{GRIPPER} is 0 in all rows: its state was not recorded')
+    return BagEpisode(arrays, {name: _pictures(observed[name], stamps) for name in cameras},
+                      tuple(notes))
+
+
+def _check_gaps(stream: Stream, config: PolicyConfig, tolerance_ns: int) -> None:
+    """Refuse what begins a new episode for a live policy."""
+    steps = np.diff(stream.stamps_ns)
+    if len(steps) and np.median(steps) > tolerance_ns:
+        raise ValueError(f'{stream.topic} comes at {NS_PER_S / np.median(steps):.1f} Hz, slower '
+                         f'than the {NS_PER_S / config.dt_ns:.1f} Hz of the policy')
+    if len(steps) and steps.max() > tolerance_ns:
+        at_ns = stream.stamps_ns[int(steps.argmax())] - stream.stamps_ns[0]
+        raise ValueError(f'{stream.topic} has a gap of {steps.max() / NS_PER_S:.3f} s after '
+                         f'{at_ns / NS_PER_S:.1f} s, expected at most '
+                         f'{tolerance_ns / NS_PER_S:.3f} s')
+
+
+def _newest(stream: Stream, stamps: np.ndarray) -> np.ndarray:
+    """Return each row's newest sample; the first where there is none yet."""
+    return np.maximum(np.searchsorted(stream.stamps_ns, stamps, 'right') - 1, 0)
+
+
+def _targets(bag: Bag, stamps: np.ndarray,
+             config: PolicyConfig) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+    """Return each row's targets, whether it has them, and what they were made of."""
+    notes = []
+    pose, gripper = bag.streams[EE_POSE], bag.streams.get(GRIPPER)
+    moved, closed = bag.streams.get(TARGET_POSE), bag.streams.get(TARGET_GRIPPER)
+    if moved is not None and moved.stamps_ns:
+        if moved.frames != pose.frames:
+            raise ValueError(f'{moved.topic} is in {sorted(moved.frames)}, expected '
+                             f'{sorted(pose.frames)} as {pose.topic}')
+        numbers, alive = _first_from(moved, stamps, config.dt_ns)
+        position = np.stack(moved.values)[numbers, :3]
+    else:
+        notes.append(f'{TARGET_POSE} was not recorded: the action is {EE_POSE} one step later')
+        numbers, alive = _later(pose, stamps, config.dt_ns)
+        position = np.stack(pose.values)[numbers, :3]
+    if closed is not None and closed.stamps_ns:
+        numbers, has_effort = _first_from(closed, stamps, config.dt_ns)
+        effort = np.stack(closed.values)[numbers]
+    elif gripper is not None:
+        notes.append(f'{TARGET_GRIPPER} was not recorded: the action is the state of the gripper '
+                     'one step later')
+        numbers, has_effort = _later(gripper, stamps, config.dt_ns)
+        effort = 2.0 * np.stack(gripper.values)[numbers] - 1.0
+    else:
+        raise ValueError(f'{TARGET_GRIPPER} and the state of the gripper are missing')
+    return {'target_position': position, 'target_gripper': effort}, alive & has_effort, notes
+
+
+def _first_from(stream: Stream, stamps: np.ndarray, dt_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first sample in [t, t + dt), else the last before t, and whether it is alive."""
+    times = np.asarray(stream.stamps_ns)
+    after = np.searchsorted(times, stamps)
+    soon = times[np.minimum(after, len(times) - 1)]
+    is_soon = (after < len(times)) & (soon < stamps + dt_ns)
+    before = np.maximum(after - 1, 0)
+    alive = is_soon | (after > 0) & (stamps - times[before] <= TARGET_ALIVE_NS)
+    return np.where(is_soon, after, before), alive
+
+
+def _later(stream: Stream, stamps: np.ndarray, dt_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first sample at or after t + dt, and whether there is one."""
+    numbers = np.searchsorted(stream.stamps_ns, stamps + dt_ns)
+    there = numbers < len(stream.stamps_ns)
+    return np.minimum(numbers, len(stream.stamps_ns) - 1), there
+
+
+def _acting_part(stamps: np.ndarray, alive: np.ndarray, lead_ns: int) -> slice:
+    """Return the rows from the first target's, and what is observed before it, to the last's."""
+    rows = np.flatnonzero(alive)
+    if not len(rows):
+        raise ValueError('no target falls into the time that was observed')
+    if not alive[rows[0]:rows[-1]].all():
+        hole_ns = stamps[rows[0] + np.flatnonzero(~alive[rows[0]:])[0]] - stamps[0]
+        raise ValueError(f'targets stop after {hole_ns / NS_PER_S:.1f} s and come again, expected '
+                         f'them at least every {TARGET_ALIVE_NS / NS_PER_S} s')
+    lead = np.searchsorted(stamps, stamps[rows[0]] - lead_ns, 'right') - 1
+    return slice(max(lead, 0), rows[-1] + 1)
+
+
+def _teleop(bag: Bag, stamps: np.ndarray, config: PolicyConfig) -> np.ndarray:
+    """Return whether a person led: by the executor's status, or else by the targets of theirs."""
+    status = bag.streams.get(STATUS)
+    if status is not None and status.stamps_ns:
+        led = np.array([value == Status.TELEOP.name for value in status.values])
+        return led[_newest(status, stamps)] & (stamps >= status.stamps_ns[0])
+    teleop = bag.streams.get(TELEOP_POSE)
+    if teleop is None or not teleop.stamps_ns:
+        return np.zeros(len(stamps), bool)
+    times = np.asarray(teleop.stamps_ns)
+    next_ns = times[np.minimum(np.searchsorted(times, stamps), len(times) - 1)]
+    last_ns = times[_newest(teleop, stamps)]
+    return (((next_ns >= stamps) & (next_ns < stamps + config.dt_ns))
+            | ((last_ns <= stamps) & (stamps - last_ns <= TELEOP_ALIVE_NS)))
+
+
+def _pictures(stream: Stream, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    newest = _newest(stream, stamps)
+    fresh = np.diff(newest, prepend=-1) > 0
+    blobs = [stream.values[i] for i in newest[fresh]]
+    sizes = np.zeros(len(stamps), np.int64)
+    sizes[fresh] = [len(blob) for blob in blobs]
+    return np.concatenate(blobs), np.cumsum(sizes)

@@ -1,0 +1,202 @@
+"""A recorded episode's streams, read with the conversions that run live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.serde import SerdeError
+from rosbags.typesys import get_typestore, Stores, TypesysError
+
+from diffusion_policy_ros.control import readings
+from diffusion_policy_ros.control.arm import ArmConfig
+from diffusion_policy_ros.data.pictures import encode_picture
+from diffusion_policy_ros.data.topic_stats import TopicStats
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S
+from diffusion_policy_ros.policy.config import CameraSpec, PolicyConfig
+
+TARGET_POSE, TARGET_GRIPPER, TELEOP_POSE = 'target_pose', 'target_gripper', 'teleop_pose'
+STATUS = 'chunk_executor/status'
+TOPICS = {EE_POSE: 'ee_pose', GRIPPER: 'gripper_state', TARGET_POSE: 'target_pose',
+          TARGET_GRIPPER: 'target_gripper', TELEOP_POSE: 'teleop_pose', STATUS: STATUS}
+"""Role to the topic's usual name; a camera's is <camera>/image_raw."""
+TYPES = {
+    EE_POSE: ('geometry_msgs/msg/PoseStamped',), GRIPPER: ('sensor_msgs/msg/JointState',),
+    TARGET_POSE: ('geometry_msgs/msg/PoseStamped',),
+    TARGET_GRIPPER: ('sensor_msgs/msg/JointState',),
+    TELEOP_POSE: ('geometry_msgs/msg/PoseStamped',),
+    STATUS: ('diagnostic_msgs/msg/DiagnosticArray',)}
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+UNREADABLE = (ReaderError, SerdeError, TypesysError, OSError, LookupError, TypeError, EOFError)
+
+
+@dataclass
+class Stream:
+    """
+    One stream's samples in the order of their stamps.
+
+    Attributes:
+        topic: that it was recorded from.
+        stamps_ns: header stamps, increasing.
+        values: one a stamp; of a camera its picture's bytes, scaled and encoded.
+        frames: every frame_id that occurred.
+        size: of a camera's pictures as they were sent, (height, width).
+        stats: of all messages, those that were left out as late among them.
+    """
+
+    topic: str
+    stamps_ns: list[int] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    frames: set[str] = field(default_factory=set)
+    size: tuple[int, int] | None = None
+    stats: TopicStats = field(default_factory=TopicStats)
+
+
+@dataclass(frozen=True)
+class Bag:
+    """
+    What a bag holds of an episode.
+
+    Attributes:
+        streams: by role: cameras, `EE_POSE`, `GRIPPER` and, where recorded, the targets'.
+        custom: the metadata's entries of the user, the recorder's among them.
+    """
+
+    streams: Mapping[str, Stream]
+    custom: Mapping[str, str]
+
+
+def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
+             names: Mapping[str, str] | None = None, image_format: str = 'jpeg',
+             tolerance_ns: int = 0) -> Bag:
+    """
+    Read what a policy observes, and the targets that were sent.
+
+    Args:
+        path: folder of the bag, or its .mcap or .db3 file.
+        config: of the policy; says which streams are needed, and the pictures' sizes.
+        arm: says what the gripper's numbers mean.
+        names: role to topic, where that has another name than usual.
+        image_format: that pictures are kept in.
+        tolerance_ns: a sample that is late by no more than this is left out, as it is live.
+
+    Raises:
+        ValueError: in one line without the bag's name: what is missing, of another type, broken,
+            mixed or out of order.
+    """
+    try:
+        with Reader(path) as reader:
+            custom = dict(reader.storage.metadata.custom or {})
+            roles = _roles(reader.connections, config, names or {})
+            streams = {role: Stream(connection.topic) for role, connection in roles.items()}
+            store = get_typestore(Stores.ROS2_JAZZY)
+            convert = {connection.topic: (role, _conversion(role, config, arm, image_format))
+                       for role, connection in roles.items()}
+            for connection, _, data in reader.messages(list(roles.values())):
+                role, read = convert[connection.topic]
+                message = store.deserialize_cdr(data, connection.msgtype)
+                try:
+                    _take(streams[role], message, read, tolerance_ns)
+                except ValueError as error:
+                    number = streams[role].stats.count
+                    raise ValueError(f'{connection.topic}: message {number}: {error}') from None
+    except FileNotFoundError:
+        raise ValueError('no metadata.yaml, expected a whole rosbag2 bag (recover_bag saves what '
+                         'can be read of one that was cut off)') from None
+    except UNREADABLE as error:
+        text = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(f'cannot be read: {text}') from None
+    for role, stream in streams.items():
+        if not stream.stamps_ns and role in config.streams:
+            raise ValueError(f'{stream.topic} has no messages')
+    return Bag(streams, custom)
+
+
+def _roles(connections: Sequence[Connection], config: PolicyConfig,
+           names: Mapping[str, str]) -> dict[str, Connection]:
+    """Return the topic of each role; those of the targets may be missing."""
+    cameras = [camera.name for camera in config.observation.cameras]
+    unknown = sorted(set(names) - {*cameras, *TOPICS})
+    if unknown:
+        raise ValueError(f'topics: {unknown[0]!r} is no role, expected one of '
+                         f'{", ".join([*cameras, *TOPICS])}')
+    found = {}
+    for role in (*cameras, *TOPICS):
+        wanted = [names[role]] if role in names else [TOPICS[role]] if role in TOPICS else [
+            f'{role}/image_raw', f'{role}/image_raw/compressed']
+        matching = [connection for connection in connections if any(
+            connection.topic.strip('/') == name.strip('/')
+            or role not in names and connection.topic.endswith(f'/{name}') for name in wanted)]
+        if not matching:
+            if role in config.streams or role in names:
+                raise ValueError(f'{" or ".join(wanted)} is missing, found '
+                                 f'{", ".join(sorted({c.topic for c in connections})) or "none"}')
+            continue
+        topics = sorted({connection.topic for connection in matching})
+        if len(topics) > 1:
+            raise ValueError(f'{role}: found {" and ".join(topics)}, expected one; name it in '
+                             '--topics')
+        publishers = max(len(matching), *(len(connection.ext.offered_qos_profiles)
+                                          for connection in matching))
+        if publishers > 1:
+            raise ValueError(f'{topics[0]}: {publishers} publishers are mixed in it, expected one')
+        kinds = TYPES.get(role, IMAGES)
+        if matching[0].msgtype not in kinds:
+            raise ValueError(f'{topics[0]} is {matching[0].msgtype}, expected '
+                             f'{" or ".join(kinds)}')
+        found[role] = matching[0]
+    return found
+
+
+Read = Callable[[Any], tuple[Any, str, tuple[int, int] | None]]
+"""A message to its value, its frame_id, and its size where it is an image."""
+
+
+def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: str) -> Read:
+    cameras = {camera.name: camera for camera in config.observation.cameras}
+    if role in cameras:
+        return _camera(cameras[role], image_format)
+    if role == GRIPPER:
+        return lambda message: (np.array([arm.gripper.state_to_closed(
+            readings.gripper_observation(message).value[0])]), '', None)
+    if role == TARGET_GRIPPER:
+        return lambda message: (np.array([readings.gripper_target(message)]), '', None)
+    if role == STATUS:
+        return lambda message: (message.status[0].values[0].value, '', None)
+
+    def pose(message: Any) -> tuple[np.ndarray, str, None]:
+        observation = readings.pose_observation(message)
+        return observation.value, observation.frame_id, None
+    return pose
+
+
+def _camera(camera: CameraSpec, image_format: str) -> Read:
+    def picture(message: Any) -> tuple[np.ndarray, str, tuple[int, int]]:
+        observation, size = readings.image_observation(message, camera.name, camera.height,
+                                                       camera.width)
+        return encode_picture(observation.value, image_format), observation.frame_id, size
+    return picture
+
+
+def _take(stream: Stream, message: Any, read: Read, tolerance_ns: int) -> None:
+    stamp_ns = readings.stamp_ns(message.header)
+    stream.stats.add(stamp_ns, None)
+    if stream.stamps_ns and stamp_ns <= stream.stamps_ns[-1]:
+        back_ns = stream.stamps_ns[-1] - stamp_ns
+        if back_ns > tolerance_ns:
+            raise ValueError(f'header.stamp: {back_ns / NS_PER_S:.3f} s before the last, expected '
+                             'stamps that increase (two publishers, or a clock that was set back)')
+        return
+    value, frame, size = read(message)
+    if stream.size is not None and size != stream.size:
+        raise ValueError(f'size: {size[0]}x{size[1]} pixels, expected {stream.size[0]}x'
+                         f'{stream.size[1]} as before')
+    stream.size = size
+    stream.frames.add(frame)
+    stream.stamps_ns.append(stamp_ns)
+    stream.values.append(value)

@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""
+Make a data set of recorded demonstrations: `convert_bags.py BAGS... -o DATASET -c CONFIG`.
+
+CONFIG is the file that will be trained: it says which cameras, sizes and step the policy has. A
+bag is one episode; the recorder's and those of `ros2 bag record` will do, MCAP or sqlite3, with
+raw or compressed images. A bag that can't be used is named with its reason, the others go on, and
+the exit code is 1 in the end. Stopped, the same command goes on where it was. Beside the data set
+lies DATASET.html: what is in it, what was left out, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+from bag_report import write_report
+from rich.progress import (
+    BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
+)
+from settings import read_config
+
+from diffusion_policy_ros.control.arm import ArmConfig, load_arm
+from diffusion_policy_ros.data.bag_episode import BagEpisode, make_episode
+from diffusion_policy_ros.data.bag_reader import read_bag
+from diffusion_policy_ros.data.pictures import FORMATS
+from diffusion_policy_ros.data.recording import UNFINISHED
+from diffusion_policy_ros.data.replay_writer import ReplayWriter
+from diffusion_policy_ros.datatypes import EE_POSE, to_ns
+from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.typed import load_yaml, to_mapping
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ('rosbags', 'numpy', 'opencv-python-headless', 'zarr')
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """
+    What one bag becomes.
+
+    Attributes:
+        name: of the bag.
+        problem: why it was left out; '' for an episode.
+        episode: its rows.
+        about: facts for the report and the data set: task, renderer, sizes, rates, gaps.
+    """
+
+    name: str
+    problem: str = ''
+    episode: BagEpisode | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics: Mapping[str, str],
+            image_format: str, tolerance_ns: int, keep_failures: bool) -> Conversion:
+    """Read one bag and align it; what goes wrong is in the result."""
+    try:
+        if path.name.endswith(UNFINISHED):
+            raise ValueError('unfinished: it was neither saved nor discarded')
+        bag = read_bag(path, config, arm, topics, image_format, tolerance_ns)
+        if bag.custom.get('complete') == 'false':
+            raise ValueError('unfinished: its recorder says that it is no whole episode')
+        if bag.custom.get('success') == 'false' and not keep_failures:
+            raise ValueError('saved as a failure; --keep-failures takes it')
+        episode = make_episode(bag, config, tolerance_ns)
+    except ValueError as error:
+        return Conversion(name, str(error))
+    sizes = {camera.name: list(bag.streams[camera.name].size)
+             for camera in config.observation.cameras}
+    about = {
+        'task': bag.custom.get('task', ''), 'renderer': bag.custom.get('renderer', ''),
+        'source_sizes': sizes, 'frame_id': ' '.join(sorted(bag.streams[EE_POSE].frames)),
+        'streams': {role: stream.stats.summary() for role, stream in bag.streams.items()}}
+    return Conversion(name, '', episode, about)
+
+
+def find_bags(paths: Sequence[Path]) -> list[Path]:
+    """
+    Return every bag that is named, or lies in a folder that is named.
+
+    Raises:
+        ValueError: there is no such path, or none in it.
+    """
+    found = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f'{path}: no such file or folder')
+        if path.is_file() or (path / 'metadata.yaml').exists() or list(path.glob('*.mcap')):
+            inside = [path]
+        else:
+            inside = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
+        if not inside:
+            raise ValueError(f'{path}: it is empty, expected a bag or a folder of bags')
+        found += inside
+    return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def conversions(bags: Mapping[str, Path], work: Any, workers: int) -> Iterator[Conversion]:
+    """Yield each bag's conversion in the order given; few are in memory at a time."""
+    waiting = iter(bags.items())
+    with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
+        ahead: list[Future] = []
+
+        def submit() -> None:
+            name, path = next(waiting, (None, None))
+            if name is not None:
+                ahead.append(pool.submit(work, path, name))
+
+        for _ in range(2 * workers):
+            submit()
+        while ahead:
+            result = ahead.pop(0).result()
+            submit()
+            yield result
+
+
+class DataSet:
+    """The replay buffer, the bags that are in it, and those that were left out."""
+
+    def __init__(self, path: Path, config: PolicyConfig, settings: Mapping[str, Any],
+                 image_format: str) -> None:
+        cameras = [camera.name for camera in config.observation.cameras]
+        self._writer = ReplayWriter(
+            path, cameras, settings,
+            {'bags': [], 'versions': {name: version(name) for name in PACKAGES}},
+            image_format, stamped=True)
+        self._bags = self._writer.attributes['bags'][:self._writer.episodes]
+        self.problems: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the bags that are in it."""
+        return [bag['name'] for bag in self._bags]
+
+    @property
+    def bags(self) -> list[dict[str, Any]]:
+        """What is known of each bag that is in it."""
+        return self._bags
+
+    def add(self, found: Conversion) -> None:
+        """Append an episode, or note why not."""
+        problem = found.problem or self._differs(found.about)
+        if problem:
+            self.problems[found.name] = problem
+            return
+        about = {**found.about, 'name': found.name, 'notes': list(found.episode.notes)}
+        self._bags.append(about)
+        self._writer.append(
+            found.episode.arrays, found.episode.pictures, len(self._bags) - 1, bags=self._bags,
+            **{key: self._bags[0][key]
+               for key in ('task', 'renderer', 'source_sizes', 'frame_id')})
+
+    def _differs(self, about: Mapping[str, Any]) -> str:
+        """Return in what an episode differs from those before, where it must not."""
+        for key in ('renderer', 'source_sizes', 'frame_id'):
+            if self._bags and about[key] != self._bags[0][key]:
+                return (f'its {key} is {about[key]!r}, expected {self._bags[0][key]!r} as in '
+                        f'{self._bags[0]["name"]}')
+        return ''
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('bags', nargs='+', type=Path, help='bags, or folders of bags')
+    parser.add_argument('-o', '--output', type=Path, required=True, help='data set to write')
+    parser.add_argument('-c', '--config', type=Path,
+                        default=ROOT / 'config/training/cpu_unet.yaml',
+                        help='file of config/training/ (cpu_unet.yaml)')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
+                        dest='overrides', help='override a value, for example policy.dt_s=0.05')
+    parser.add_argument('--arm', type=Path, default=ROOT / 'config/arms/metaworld.yaml',
+                        help="the arm's YAML (metaworld.yaml)")
+    parser.add_argument('--topics', type=Path, metavar='YAML',
+                        help='role: topic, where a topic has another name than usual')
+    parser.add_argument('--images', choices=FORMATS, default='jpeg',
+                        help='how pictures are kept; png loses nothing')
+    parser.add_argument('--tolerance', type=float, metavar='S',
+                        help="longest gap in a stream (1.5 steps, the policy node's)")
+    parser.add_argument('--keep-failures', action='store_true',
+                        help='take episodes that were saved as failures, too')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(),
+                        help='bags that are read at the same time')
+    options = parser.parse_args(arguments)
+    try:
+        problems = run(options)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f'{parser.prog}: {error}\n')
+    except BrokenProcessPool:
+        parser.exit(1, f'{parser.prog}: a process died (killed, or out of memory?); run the same '
+                       'command again to go on\n')
+    except KeyboardInterrupt:
+        parser.exit(130, f'{parser.prog}: interrupted; run the same command again to go on\n')
+    sys.exit(1 if problems else 0)
+
+
+def run(options: argparse.Namespace) -> Mapping[str, str]:
+    """Convert what is not converted yet, report, and return what was left out."""
+    config = read_config(options.config, options.overrides).policy
+    topics = load_yaml(options.topics) if options.topics else {}
+    tolerance_ns = to_ns(options.tolerance) if options.tolerance else config.dt_ns * 3 // 2
+    paths = find_bags(options.bags)
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    bags = {str(path.relative_to(common)): path for path in paths}
+    data = DataSet(options.output, config, {
+        'cameras': [to_mapping(camera) for camera in config.observation.cameras],
+        'dt_s': config.dt_s, 'tolerance_ns': tolerance_ns, 'topics': dict(topics),
+        'keep_failures': options.keep_failures}, options.images)
+    left = {name: path for name, path in bags.items() if name not in data.names}
+    work = partial(convert, config=config, arm=load_arm(options.arm), topics=topics,
+                   image_format=options.images, tolerance_ns=tolerance_ns,
+                   keep_failures=options.keep_failures)
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+               TextColumn('{task.fields[left_out]} left out'), TimeElapsedColumn(),
+               TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task('bags', total=len(bags), completed=len(bags) - len(left),
+                                left_out=0)
+        for found in conversions(left, work, options.workers):
+            data.add(found)
+            if found.name in data.problems:
+                progress.console.print(f'{bags[found.name]}: {data.problems[found.name]}',
+                                       markup=False, highlight=False, soft_wrap=True)
+            progress.update(bar, advance=1, left_out=len(data.problems))
+    for note in sorted({note for bag in data.bags for note in bag['notes']}):
+        print(f'note: {note}')
+    if not data.bags:
+        raise ValueError('none of the bags can be used')
+    report = options.output.with_suffix('.html')
+    write_report(report, options.output, config, data.bags, data.problems)
+    print(f'{options.output}: {len(data.bags)} episodes, {len(data.problems)} bags left out; '
+          f'{report}')
+    return data.problems
+
+
+if __name__ == '__main__':
+    main()
