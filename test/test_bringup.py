@@ -119,11 +119,11 @@ def test_a_checkpoint_that_the_simulator_cannot_serve_is_refused(checkpoint, con
 
 def test_settings_as_text():
     values = {'mode': 'realtime', 'real_time_factor': '0.5', 'episodes': '3', 'video': 'false'}
-    assert settings_from(values) == SimSettings(
+    assert settings_from(SimSettings, values) == SimSettings(
         mode='realtime', real_time_factor=0.5, episodes=3, video=False)
     for name, text in (('episodes', 'ten'), ('video', 'maybe'), ('real_time_factor', '1x')):
         with pytest.raises(ValueError, match=f"{name} is '{text}', expected"):
-            settings_from({name: text})
+            settings_from(SimSettings, {name: text})
 
 
 def test_each_setting_has_an_option_and_a_description():
@@ -131,7 +131,7 @@ def test_each_setting_has_an_option_and_a_description():
                  '--real-time-factor', '0.5', '--episodes', '3', '--seed', '5',
                  '--namespace', 'left', '--no-video', '--wait-limit-s', '3', '--out', 'there',
                  '--domain-id', '42']
-    settings, options = parse(arguments)
+    settings, options = parse('metaworld_sim', SimSettings, arguments)
     assert settings == SimSettings('reach-v3', 'here', 'realtime', 0.5, 3, 5, 'left', False, 3.0,
                                    'there')
     assert options.domain_id == 42 and not options.respawn

@@ -104,9 +104,10 @@ def test_core_imports_without_ros():
 
 
 def test_robot_side_imports_without_torch():
-    has_ros = find_spec('rclpy') is not None
+    has_ros, has_launch = (find_spec(name) is not None for name in ('rclpy', 'launch_ros'))
     modules = [module for module in FILES
-               if is_torch_free(module) and (has_ros or not in_folder(module, 'nodes'))]
+               if is_torch_free(module) and (has_ros or not in_folder(module, 'nodes'))
+               and (has_launch or not in_folder(module, 'nodes.launching'))]
     if has_ros:
         assert f'{PACKAGE}.nodes.chunk_executor_node' in modules
     assert failures(modules, TORCH) == []

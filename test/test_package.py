@@ -25,10 +25,12 @@ NAMES = {
     'imageio_ffmpeg': ('imageio-ffmpeg', None),
     'launch': (None, 'launch'),
     'launch_ros': (None, 'launch_ros'),
+    'mcap': ('mcap', None),
     'metaworld': ('metaworld', None),
     'mujoco': ('mujoco', None),
     'numcodecs': ('zarr', None),
     'ray': ('ray', None),
+    'rosbags': ('rosbags', None),
     'safetensors': ('safetensors', None),
     'tensorboard': ('tensorboard', None),
     'accelerate': ('accelerate', None),
@@ -106,7 +108,7 @@ def test_every_import_is_declared(package, arguments):
     extras = arguments['extras_require']
     required = requirement_names(
         arguments['install_requires']
-        + [item for extra in ('policy', 'sim', 'train', 'ray', 'jazzy') for item in extras[extra]])
+        + [item for extra in ('policy', 'sim', 'bags', 'train', 'ray', 'jazzy') for item in extras[extra]])
     required |= {name.removeprefix('ros-jazzy-') for name in required}
     missing = []
     for name, path in imported().items():
@@ -138,7 +140,8 @@ def test_every_dependency_is_used(package):
 def test_every_entry_point_is_a_module_with_main(arguments):
     scripts = arguments['entry_points']['console_scripts']
     assert {script.split(' = ')[0] for script in scripts} == {
-        'policy', 'chunk_executor', 'metaworld_bridge', 'expert', 'sim_runner', 'metaworld_sim'}
+        'policy', 'chunk_executor', 'metaworld_bridge', 'expert', 'demo_recorder',
+        'sim_runner', 'metaworld_sim', 'record_demos', 'recover_bag'}
     for script in scripts:
         module, function = script.split(' = ')[1].split(':')
         path = REPOSITORY / Path(*module.split('.')).with_suffix('.py')

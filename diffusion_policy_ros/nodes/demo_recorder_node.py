@@ -31,8 +31,7 @@ from diffusion_policy_ros.nodes.services import add_trigger
 from diffusion_policy_ros.nodes.spin import run
 
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
-              'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status',
-              '/tf', '/tf_static')
+              'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status')
 LOOK_PERIOD_S = 0.1
 EPISODE = re.compile(r'episode_(\d+)(\.|$)')
 
@@ -48,7 +47,7 @@ class RecorderConfig:
                        'the bag.', 'read_only': False})
     note: str = field(default='', metadata={
         'description': "The operator's note, kept in the bag.", 'read_only': False})
-    tags: tuple[str, ...] = field(default=(), metadata={
+    tags: tuple[str, ...] = field(default=('recorder=diffusion_policy_ros',), metadata={
         'description': 'More entries for the metadata of the bag, each key=value.',
         'read_only': False})
     cameras: tuple[str, ...] = field(default=('arm',), metadata={
@@ -63,7 +62,7 @@ class RecorderConfig:
         'description': 'Of image_storage jpeg.', 'min': 1, 'max': 100})
     required: tuple[str, ...] = field(default=('ee_pose', 'gripper_state'), metadata={
         'description': 'Topics without which ~/start refuses, beside the cameras.'})
-    extra_topics: tuple[str, ...] = field(default=(), metadata={
+    extra_topics: tuple[str, ...] = field(default=('/tf', '/tf_static'), metadata={
         'description': f'Topics to record beside the cameras and {", ".join(ARM_TOPICS)}.'})
     step_s: float = field(default=0.0, metadata={
         'description': "The policy's step: a longer gap in a required topic is warned about; 0 "

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.bringup import MODES, node_specs, NodeSpec
-from diffusion_policy_ros.sim.rendering import check_camera
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS,
 )
@@ -61,8 +60,6 @@ class RecordSettings:
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        for camera in self.cameras.split():
-            check_camera(camera)
         for name, choices in (('teleoperator', ('expert', 'joy')), ('mode', MODES),
                               ('image_storage', ('raw', 'jpeg'))):
             if getattr(self, name) not in choices:
