@@ -108,7 +108,8 @@ def test_every_import_is_declared(package, arguments):
     extras = arguments['extras_require']
     required = requirement_names(
         arguments['install_requires']
-        + [item for extra in ('policy', 'sim', 'bags', 'train', 'ray', 'jazzy') for item in extras[extra]])
+        + [item for extra in ('policy', 'sim', 'bags', 'train', 'ray', 'jazzy')
+           for item in extras[extra]])
     required |= {name.removeprefix('ros-jazzy-') for name in required}
     missing = []
     for name, path in imported().items():
