@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rosbags.typesys import get_typestore, Stores
 
-from diffusion_policy_ros.data.bag_writer import BagTopic
+from diffusion_policy_ros.data.bag_writer import BagTopic, BagWriter
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 FINITE_QOS = {'sec': 0, 'nsec': 0}
@@ -59,3 +61,27 @@ def image(stamp_ns: int, pixels: np.ndarray, encoding: str = 'rgb8') -> bytes:
 def cdr(kind: str, **fields: Any) -> bytes:
     """Return a message in CDR."""
     return bytes(STORE.serialize_cdr(STORE.types[kind](**fields), kind))
+
+
+def write_bag(folder: Path, streams: Mapping[str, tuple[str, Sequence[bytes]]],
+              custom: Mapping[str, str] | None = None,
+              topics: Mapping[str, BagTopic] | None = None) -> Path:
+    """
+    Write a bag; return its folder.
+
+    Args:
+        folder: of the bag.
+        streams: topic to its type and its messages, which are written in turn.
+        custom: entries of the metadata.
+        topics: what the bag says of some topics, where that is not as usual.
+    """
+    writer = BagWriter(folder, folder.name)
+    said = {name: topic(name, kind) for name, (kind, _) in streams.items()} | dict(topics or {})
+    for described in said.values():
+        writer.announce(described)
+    for i in range(max(len(messages) for _, messages in streams.values())):
+        for name, (_, messages) in streams.items():
+            if i < len(messages):
+                writer.write(said[name], messages[i], 10**9 + i, 10**9 + i)
+    writer.close(custom or {})
+    return folder

@@ -28,7 +28,7 @@ def messages(folder):
 
 
 def test_all_that_was_put_is_in_the_bag(tmp_path):
-    recording = Recording(tmp_path / 'episode_000000', LIMIT)
+    recording = Recording(tmp_path / 'episode_000000', [], LIMIT)
     gaps = [recording.put(POSE, arrival(number)) for number in (1, 2, 4)]
     assert gaps == [0, STEP_NS, 2 * STEP_NS]
     assert [path.name for path in tmp_path.iterdir()] == ['episode_000000.unfinished']
@@ -40,7 +40,7 @@ def test_all_that_was_put_is_in_the_bag(tmp_path):
 
 
 def test_an_episode_that_nobody_saved_keeps_the_name_that_says_so(tmp_path):
-    recording = Recording(tmp_path / 'episode', LIMIT)
+    recording = Recording(tmp_path / 'episode', [], LIMIT)
     recording.put(POSE, arrival(1))
     folder = recording.finish({'complete': 'false'}, keep_name=True)
     assert folder.name == 'episode.unfinished'
@@ -48,14 +48,14 @@ def test_an_episode_that_nobody_saved_keeps_the_name_that_says_so(tmp_path):
 
 
 def test_a_discarded_episode_leaves_nothing(tmp_path):
-    recording = Recording(tmp_path / 'episode', LIMIT)
+    recording = Recording(tmp_path / 'episode', [], LIMIT)
     recording.put(POSE, arrival(1))
     recording.discard()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_messages_are_converted_beside_the_callbacks(tmp_path):
-    recording, threads = Recording(tmp_path / 'episode', LIMIT), []
+    recording, threads = Recording(tmp_path / 'episode', [], LIMIT), []
 
     def double(data):
         threads.append(threading.current_thread())
@@ -76,7 +76,7 @@ def test_what_does_not_fit_into_memory_is_counted(tmp_path, monkeypatch):
         write(self, *arguments)
 
     monkeypatch.setattr(BagWriter, 'write', slow)
-    recording = Recording(tmp_path / 'episode', 1000)
+    recording = Recording(tmp_path / 'episode', [], 1000)
     recording.put(POSE, arrival(1, b'x' * 600))
     assert begun.wait(10)
     recording.put(POSE, arrival(2, b'x' * 600))
@@ -88,7 +88,7 @@ def test_what_does_not_fit_into_memory_is_counted(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_said_and_leaves_what_is_there(tmp_path, monkeypatch):
-    recording = Recording(tmp_path / 'episode', LIMIT)
+    recording = Recording(tmp_path / 'episode', [], LIMIT)
     recording.put(POSE, arrival(1))
 
     def full(self, *arguments):

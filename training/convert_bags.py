@@ -108,6 +108,9 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
 
 def conversions(bags: Mapping[str, Path], work: Any, workers: int) -> Iterator[Conversion]:
     """Yield each bag's conversion in the order given; few are in memory at a time."""
+    if workers == 1:
+        yield from (work(path, name) for name, path in bags.items())
+        return
     waiting = iter(bags.items())
     with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
         ahead: list[Future] = []

@@ -50,8 +50,12 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     observed = {name: bag.streams[name] for name in config.streams}
     for stream in observed.values():
         _check_gaps(stream, config, tolerance_ns)
-    first_ns = max(stream.stamps_ns[0] for stream in observed.values())
-    last_ns = min(stream.stamps_ns[-1] for stream in observed.values())
+    latest = max(observed.values(), key=lambda stream: stream.stamps_ns[0])
+    shortest = min(observed.values(), key=lambda stream: stream.stamps_ns[-1])
+    first_ns, last_ns = latest.stamps_ns[0], shortest.stamps_ns[-1]
+    if first_ns > last_ns:
+        raise ValueError(f'{shortest.topic} ends {(first_ns - last_ns) / NS_PER_S:.3f} s before '
+                         f'{latest.topic} begins')
     stamps = np.unique(np.concatenate(
         [np.array([first_ns]), *(stream.stamps_ns for stream in observed.values())]))
     stamps = stamps[(stamps >= first_ns) & (stamps <= last_ns)]

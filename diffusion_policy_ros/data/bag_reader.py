@@ -100,10 +100,10 @@ def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
             for connection, _, data in reader.messages(list(roles.values())):
                 role, read = convert[connection.topic]
                 message = store.deserialize_cdr(data, connection.msgtype)
+                number = streams[role].stats.count + 1
                 try:
                     _take(streams[role], message, read, tolerance_ns)
                 except ValueError as error:
-                    number = streams[role].stats.count
                     raise ValueError(f'{connection.topic}: message {number}: {error}') from None
     except FileNotFoundError:
         raise ValueError('no metadata.yaml, expected a whole rosbag2 bag (recover_bag saves what '

@@ -89,6 +89,11 @@ class BagWriter:
         self._channels: dict[str, _Channel] = {}
         self._span, self._flushed_ns = _Span(), time.monotonic_ns()
 
+    def announce(self, topic: BagTopic) -> None:
+        """List a topic, whether messages come or not."""
+        if topic.name not in self._channels:
+            self._add(topic)
+
     def write(self, topic: BagTopic, data: bytes, log_ns: int, publish_ns: int,
               sequence: int = 0) -> None:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 import json
 from pathlib import Path
@@ -43,6 +43,7 @@ class Recording:
 
     Args:
         folder: of the finished bag.
+        topics: that are listed, whether messages come or not.
         max_bytes: that may wait for the disk; what comes beyond is dropped and counted as lost.
 
     Attributes:
@@ -50,12 +51,14 @@ class Recording:
         problem: what stopped the writing, a full disk for example; '' while all is well.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, topics: Iterable[BagTopic], max_bytes: int) -> None:
         self.folder = folder
         self.unfinished = folder.with_name(folder.name + UNFINISHED)
         self.stats: dict[str, TopicStats] = {}
         self.problem = ''
         self._writer = BagWriter(self.unfinished, folder.name)
+        for topic in topics:
+            self._writer.announce(topic)
         self._max_bytes, self._waiting = max_bytes, 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue = queue.SimpleQueue()

@@ -206,7 +206,9 @@ class DemoRecorder(Node):
             raise ValueError(f'{", ".join(missing)}: nobody publishes that')
         self._drain()  # what is older than the episode
         try:
-            self._recording = Recording(self._next_folder(), self._config.buffer_mb << 20)
+            self._recording = Recording(
+                self._next_folder(), [watched.topic for watched in self._watched.values()],
+                self._config.buffer_mb << 20)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
         return f'recording {self._recording.folder}'

@@ -1,0 +1,192 @@
+"""Recorded streams to rows: which sample is a row's, which target its action."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.data.bag_episode import make_episode
+from diffusion_policy_ros.data.bag_reader import Bag, Stream
+from diffusion_policy_ros.data.pictures import shown_pictures
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
+from diffusion_policy_ros.policy.config import (
+    CameraSpec, ObservationSpec, PolicyConfig, VisionConfig,
+)
+
+MS = 1_000_000
+CONFIG = PolicyConfig(
+    ObservationSpec((CameraSpec('arm', 24, 24, 24, 24),), ('ee_position', 'gripper')), dt_s=0.05,
+    vision=VisionConfig(crop_height=24, crop_width=24, pooling='average'))
+BLIND = PolicyConfig(ObservationSpec((), ('ee_position',)), dt_s=0.05)
+TOLERANCE_NS = 75 * MS
+
+
+def stream(stamps_ms, value, frame='base', name='x'):
+    """Return a stream whose value is made of each stamp in milliseconds."""
+    return Stream(f'/{name}', [int(stamp * MS) for stamp in stamps_ms],
+                  [value(stamp) for stamp in stamps_ms], {frame})
+
+
+def poses(stamps_ms, **settings):
+    return stream(stamps_ms, lambda ms: np.array([ms, 0, 0, 0, 0, 0, 1.0]), **settings)
+
+
+def numbers(stamps_ms, **settings):
+    return stream(stamps_ms, lambda ms: np.array([ms / 1000.0]), **settings)
+
+
+def pictures(stamps_ms):
+    return stream(stamps_ms, lambda ms: np.full(3, int(ms) % 256, np.uint8), name='arm')
+
+
+def bag(**streams):
+    """Return a camera at 25 Hz, an arm at 100 Hz, and targets at 50 Hz that come 3 ms late."""
+    found = {
+        'arm': pictures(range(1000, 1400, 40)), EE_POSE: poses(range(1005, 1400, 10)),
+        GRIPPER: numbers(range(1005, 1400, 10)),
+        'target_pose': poses(range(1003, 1400, 20)),
+        'target_gripper': numbers(range(1003, 1400, 20)), **streams}
+    return Bag({name: value for name, value in found.items() if value is not None}, {})
+
+
+def rows(episode):
+    """Return the rows' times in milliseconds."""
+    return (episode.arrays['stamp_ns'] // MS).tolist()
+
+
+def test_there_is_a_row_for_each_stamp_from_the_first_complete_one_on():
+    episode = make_episode(bag(), CONFIG, TOLERANCE_NS)
+    assert rows(episode) == sorted({*range(1005, 1361, 10), *range(1040, 1361, 40)})
+    assert episode.notes == ()
+
+
+def test_observations_are_the_cameras_stamps():
+    episode = make_episode(bag(), CONFIG, TOLERANCE_NS)
+    times = np.array(rows(episode))
+    assert times[episode.arrays['is_observation']].tolist() == list(range(1040, 1361, 40))
+
+
+def test_without_cameras_every_row_is_an_observation():
+    episode = make_episode(bag(arm=None), BLIND, TOLERANCE_NS)
+    assert rows(episode) == list(range(1005, 1396, 10))
+    assert episode.arrays['is_observation'].all()
+
+
+def test_a_row_holds_the_newest_sample_of_each_stream():
+    episode = make_episode(bag(), CONFIG, TOLERANCE_NS)
+    newest = [max(ms for ms in range(1005, 1400, 10) if ms <= row) for row in rows(episode)]
+    assert episode.arrays[EE_POSE][:, 0].tolist() == newest
+    np.testing.assert_allclose(episode.arrays[GRIPPER][:, 0], np.array(newest) / 1000)
+    blob, ends = episode.pictures['arm']
+    _, shown = shown_pictures(ends)
+    frames = blob.reshape(-1, 3)[:, 0]
+    assert frames[shown].tolist() == [
+        max(ms for ms in range(1000, 1400, 40) if ms <= row) % 256 for row in rows(episode)]
+
+
+def test_an_action_is_the_first_target_from_the_observation_on():
+    episode = make_episode(bag(), CONFIG, TOLERANCE_NS)
+    targets = list(range(1003, 1400, 20))
+    expected = [min(ms for ms in targets if ms >= row) for row in rows(episode)]
+    assert episode.arrays['target_position'][:, 0].tolist() == expected
+    np.testing.assert_allclose(episode.arrays['target_gripper'][:, 0], np.array(expected) / 1000)
+
+
+def test_in_lockstep_the_action_is_stamped_with_its_observation():
+    ticks = [1000 + 12.5 * i for i in range(20)]
+    config = PolicyConfig(CONFIG.observation, dt_s=0.0125, vision=CONFIG.vision)
+    episode = make_episode(bag(
+        arm=pictures(ticks), ee_pose=poses(ticks),
+        gripper=numbers(ticks), target_pose=poses(ticks), target_gripper=numbers(ticks)),
+        config, int(18.75 * MS))
+    assert episode.arrays['target_position'][:, 0].tolist() == ticks
+    assert episode.arrays['is_observation'].all()
+
+
+def test_where_no_target_follows_within_a_step_the_last_one_counts_while_they_go_on():
+    sparse = [1003, 1303, 1399]
+    episode = make_episode(bag(target_pose=poses(sparse), target_gripper=numbers(sparse)),
+                           CONFIG, TOLERANCE_NS)
+    times, found = rows(episode), episode.arrays['target_position'][:, 0].tolist()
+    assert dict(zip(times, found))[1245] == 1003   # the next is 58 ms ahead
+    assert dict(zip(times, found))[1255] == 1303   # 48 ms ahead
+
+
+def test_what_is_before_the_first_target_and_after_the_last_is_no_action():
+    targets = range(1203, 1300, 20)
+    episode = make_episode(bag(
+        arm=pictures(range(1000, 2400, 40)), ee_pose=poses(range(1005, 2400, 10)),
+        gripper=numbers(range(1005, 2400, 10)), target_pose=poses(targets),
+        target_gripper=numbers(targets)), CONFIG, TOLERANCE_NS)
+    times = np.array(rows(episode))
+    # The window at the first action shows what was before it; the last target is held for 0.5 s.
+    assert (times[0], times[-1]) == (1105, 1775)
+    observed = times[episode.arrays['is_observation']]
+    assert (observed[0], observed[-1]) == (1160, 1760)
+
+
+def test_without_targets_the_action_is_the_state_one_step_later():
+    episode = make_episode(bag(target_pose=None, target_gripper=None), CONFIG, TOLERANCE_NS)
+    poses_ms = list(range(1005, 1400, 10))
+    expected = [min(ms for ms in poses_ms if ms >= row + 50) for row in rows(episode)]
+    assert episode.arrays['target_position'][:, 0].tolist() == expected
+    np.testing.assert_allclose(episode.arrays['target_gripper'][:, 0],
+                               2 * np.array(expected) / 1000 - 1)
+    assert episode.notes == (
+        'target_pose was not recorded: the action is ee_pose one step later',
+        'target_gripper was not recorded: the action is the state of the gripper one step later')
+
+
+def test_a_gripper_that_was_not_recorded_is_said():
+    episode = make_episode(bag(arm=None, gripper=None), BLIND, TOLERANCE_NS)
+    assert not episode.arrays[GRIPPER].any()
+    assert episode.notes == ('gripper is 0 in all rows: its state was not recorded',)
+
+
+def led(episode):
+    times = np.array(rows(episode))[episode.arrays['is_teleop']]
+    return (times.min(), times.max()) if len(times) else None
+
+
+def test_a_person_led_where_the_executor_says_so():
+    status = stream([1001, 1101, 1205], lambda ms: 'TELEOP' if ms == 1101 else 'TRACKING')
+    episode = make_episode(bag(**{'chunk_executor/status': status}), CONFIG, TOLERANCE_NS)
+    assert led(episode) == (1105, 1200)
+
+
+def test_without_the_executors_word_a_person_led_where_their_targets_are():
+    episode = make_episode(bag(teleop_pose=poses([1100])), CONFIG, TOLERANCE_NS)
+    assert led(episode) == (1055, 1345)
+    assert led(make_episode(bag(), CONFIG, TOLERANCE_NS)) is None
+
+
+def without(stamps, first, last):
+    return [stamp for stamp in stamps if not first <= stamp <= last]
+
+
+@pytest.mark.parametrize('changes, expected', [
+    ({EE_POSE: poses(without(range(1005, 1400, 10), 1100, 1180), name='ee_pose')},
+     '/ee_pose has a gap of 0.090 s after 0.1 s, expected at most 0.075 s'),
+    ({'arm': pictures(range(1000, 1400, 90))},
+     '/arm comes at 11.1 Hz, slower than the 20.0 Hz of the policy'),
+    ({'target_pose': poses(range(1003, 1400, 20), frame='world', name='target_pose')},
+     "/target_pose is in ['world'], expected ['base'] as /x"),
+    ({'target_pose': poses([500])}, 'no target falls into the time that was observed'),
+    ({'arm': pictures([1000, 1040])}, '1 observations have all streams and a target'),
+    ({EE_POSE: poses([2000, 2010])}, '/arm ends 0.640 s before /x begins'),
+    ({GRIPPER: None, 'target_gripper': None, 'arm': None}, 'target_gripper and the state'),
+])
+def test_what_is_wrong_is_one_line(changes, expected):
+    with pytest.raises(ValueError) as error:
+        make_episode(bag(**changes), BLIND if changes.get('arm', 0) is None else CONFIG,
+                     TOLERANCE_NS)
+    assert str(error.value).startswith(expected), str(error.value)
+
+
+def test_targets_that_stop_in_between_are_refused():
+    long = {'arm': pictures(range(1000, 3000, 40)), EE_POSE: poses(range(1005, 3000, 10)),
+            GRIPPER: numbers(range(1005, 3000, 10))}
+    targets = without(range(1003, 3000, 20), 1500, 2200)
+    with pytest.raises(ValueError, match=r'targets stop after 1.0 s and come again, .* 0.5 s'):
+        make_episode(bag(**long, target_pose=poses(targets), target_gripper=numbers(targets)),
+                     CONFIG, TOLERANCE_NS)

@@ -1,0 +1,197 @@
+"""Bags to a data set, as the command line does it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from bags import image, joint, pose, write_bag
+import convert_bags
+import numpy as np
+import pytest
+import train
+import yaml
+
+from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
+
+MS = 1_000_000
+STEP_NS = 50 * MS
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture()
+def config(tmp_path):
+    """Return a configuration of one small camera at 20 Hz."""
+    values = yaml.safe_load((ROOT / 'config/training/cpu_unet.yaml').read_text())
+    values['policy'] |= {
+        'renderer': '', 'dt_s': 0.05, 'task': 'drawer-open-v3',
+        'vision': {'base_width': 16, 'crop_height': 28, 'crop_width': 28, 'pooling': 'average'},
+        'unet': {'down_dims': [16, 32], 'n_groups': 4}}
+    values['policy']['observation']['cameras'] = [
+        {'name': 'arm', 'source_height': 48, 'source_width': 48, 'height': 32, 'width': 32}]
+    values['training'] |= {'episodes': 2, 'validation_episodes': 1, 'steps': 2, 'segments': 2,
+                           'segment_windows': 2, 'save_every': 1}
+    path = tmp_path / 'config.yaml'
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def demo(folder, n=20, seed=0, size=48, custom=None, gap=0):
+    """Write a bag of a straight move, one message of each topic every 50 ms."""
+    rng = np.random.default_rng(seed)
+    stamps = [10**9 + STEP_NS * (i + gap * (i > n // 2)) for i in range(n)]
+    at = [(0.01 * i, 0.1 * seed, 0.2) for i in range(n + 1)]
+    return write_bag(folder, {
+        '/arm/image_raw': ('sensor_msgs/msg/Image', [
+            image(stamp, rng.integers(0, 256, (size, size, 3), np.uint8)) for stamp in stamps]),
+        '/ee_pose': ('geometry_msgs/msg/PoseStamped', list(map(pose, stamps, at))),
+        '/gripper_state': ('sensor_msgs/msg/JointState', [joint(s, 0.5) for s in stamps]),
+        '/target_pose': ('geometry_msgs/msg/PoseStamped', list(map(pose, stamps, at[1:]))),
+        '/target_gripper': ('sensor_msgs/msg/JointState', [joint(s, effort=1.0) for s in stamps]),
+    }, {'task': 'push', 'complete': 'true', 'success': 'true', **(custom or {})})
+
+
+@pytest.fixture()
+def bags(tmp_path):
+    """Return a folder of three demonstrations."""
+    for i in range(3):
+        demo(tmp_path / 'bags' / f'episode_{i:06d}', seed=i, n=20 + i)
+    return tmp_path / 'bags'
+
+
+def convert(*arguments, workers=1):
+    """Run the command and return its exit code."""
+    with pytest.raises(SystemExit) as end:
+        convert_bags.main([*map(str, arguments), '--workers', str(workers)])
+    return end.value.code
+
+
+def test_three_bags_are_three_episodes_that_can_be_trained(bags, config, tmp_path, capsys):
+    dataset = tmp_path / 'push.zarr'
+    assert convert(bags, '-o', dataset, '-c', config, workers=2) == 0
+    out = capsys.readouterr().out
+    assert f'{dataset}: 3 episodes, 0 bags left out; {tmp_path / "push.html"}' in ' '.join(
+        out.split('\n'))
+    buffer = load_replay_buffer(dataset, ('arm',))
+    assert [rows.stop - rows.start for rows in buffer.episodes()] == [20, 21, 22]
+    assert buffer.arrays['arm'].shape == (63, 32, 32, 3)
+    np.testing.assert_allclose(buffer.arrays['target_position'][:3],
+                               [[0.01, 0, 0.2], [0.02, 0, 0.2], [0.03, 0, 0.2]])
+    assert (buffer.attributes['task'], buffer.attributes['source_sizes']) == (
+        'push', {'arm': [48, 48]})
+    train.main([str(config), '-d', str(dataset), '-o', str(tmp_path / 'out'), '--cpu'])
+    assert (tmp_path / 'out/checkpoint/model.safetensors').is_file()
+
+
+def test_the_report_shows_what_is_in_it_and_what_is_not(bags, config, tmp_path):
+    demo(bags / 'episode_000003', custom={'success': 'false'})
+    assert convert(bags, '-o', tmp_path / 'push.zarr', '-c', config) == 1
+    page = (tmp_path / 'push.html').read_text()
+    assert '3 episodes, 1 bags left out' in page
+    assert 'episode_000003</td><td class="text">saved as a failure' in page
+    assert page.count('data:image/png;base64,') == 2
+    assert 'follows the targets best 0.05 s later, 0.0 mm' in page
+
+
+def test_pictures_can_be_kept_without_loss(bags, config, tmp_path):
+    for kind in ('png', 'jpeg'):
+        assert convert(bags, '-o', tmp_path / f'{kind}.zarr', '-c', config, '--images', kind) == 0
+    png, jpeg = (load_replay_buffer(tmp_path / f'{kind}.zarr', ('arm',)).arrays['arm'].astype(int)
+                 for kind in ('png', 'jpeg'))
+    assert 0 < np.abs(png - jpeg).max() < 120
+
+
+def unfinished(bags):
+    (bags / 'episode_000001').rename(bags / 'episode_000001.unfinished')
+
+
+def cut(bags):
+    path, = (bags / 'episode_000001').glob('*.mcap')
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replace(**settings):
+    def spoil(bags):
+        for path in (bags / 'episode_000001').iterdir():
+            path.unlink()
+        (bags / 'episode_000001').rmdir()
+        demo(bags / 'episode_000001', **settings)
+    return spoil
+
+
+@pytest.mark.parametrize('spoil, expected', [
+    (unfinished, 'unfinished: it was neither saved nor discarded'),
+    (cut, 'cannot be read: '),
+    (replace(custom={'complete': 'false'}), 'unfinished: its recorder says'),
+    (replace(custom={'success': 'false'}), 'saved as a failure'),
+    (replace(size=40), "its source_sizes is {'arm': [40, 40]}, expected {'arm': [48, 48]} as in"),
+    (replace(custom={'renderer': 'plain'}), "its renderer is 'plain', expected ''"),
+    (replace(gap=3), '/arm/image_raw has a gap of 0.200 s after 0.5 s'),
+    (replace(n=1), '1 observations have all streams and a target'),
+])
+def test_a_bag_that_cannot_be_used_is_named_and_the_others_go_on(
+        bags, config, tmp_path, capsys, spoil, expected):
+    spoil(bags)
+    assert convert(bags, '-o', tmp_path / 'push.zarr', '-c', config) == 1
+    assert f'{bags}/episode_000001' in capsys.readouterr().out.replace('\n', '')
+    assert len(load_replay_buffer(tmp_path / 'push.zarr', ('arm',)).episode_ends) == 2
+    page = (tmp_path / 'push.html').read_text().replace('&#x27;', "'")
+    assert expected in page
+
+
+@pytest.mark.parametrize('arguments, expected', [
+    (['missing'], 'missing: no such file or folder'),
+    (['empty'], 'empty: it is empty, expected a bag or a folder of bags'),
+    (['bags', '--topics', 'map.yaml'], 'none of the bags can be used'),
+])
+def test_what_cannot_be_begun_is_one_line(
+        bags, config, tmp_path, monkeypatch, capsys, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'map.yaml').write_text('front: /x\n')
+    assert convert(*arguments, '-o', 'push.zarr', '-c', config) == 2
+    assert capsys.readouterr().err.rstrip().endswith(expected)
+
+
+def test_the_same_command_adds_what_is_new(bags, config, tmp_path, capsys):
+    dataset = tmp_path / 'push.zarr'
+    convert(bags, '-o', dataset, '-c', config)
+    before = load_replay_buffer(dataset, ('arm',)).digest()
+    demo(bags / 'episode_000003', seed=3)
+    assert convert(bags, '-o', dataset, '-c', config) == 0
+    buffer = load_replay_buffer(dataset, ('arm',))
+    assert len(buffer.episode_ends) == 4
+    assert buffer.split(3)[0].digest() == before
+    assert convert(bags, '-o', dataset, '-c', config, '--set', 'policy.dt_s=0.1') == 2
+    assert 'was made with dt_s 0.05, now 0.1' in capsys.readouterr().err
+
+
+def test_a_killed_conversion_goes_on_where_it_was(bags, config, tmp_path):
+    whole, dataset = tmp_path / 'whole.zarr', tmp_path / 'push.zarr'
+    for i in range(3, 12):
+        demo(bags / f'episode_{i:06d}', seed=i)
+    convert(bags, '-o', whole, '-c', config)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / 'training/convert_bags.py', bags, '-o', dataset, '-c', config,
+         '--workers', '1'], env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _begun(dataset):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert convert(bags, '-o', dataset, '-c', config) == 0
+    assert (load_replay_buffer(dataset, ('arm',)).digest()
+            == load_replay_buffer(whole, ('arm',)).digest())
+
+
+def _begun(dataset):
+    try:
+        return bool(json.loads((dataset / '.zattrs').read_text())['bags'])
+    except (OSError, ValueError, KeyError):
+        return False
