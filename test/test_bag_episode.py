@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffusion_policy_ros.control.horizon import Horizon
 from diffusion_policy_ros.data.bag_episode import make_episode
 from diffusion_policy_ros.data.bag_reader import Bag, Stream
 from diffusion_policy_ros.data.pictures import shown_pictures
-from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, Observation
 from diffusion_policy_ros.policy.config import (
     CameraSpec, ObservationSpec, PolicyConfig, VisionConfig,
 )
@@ -60,10 +61,19 @@ def test_there_is_a_row_for_each_stamp_from_the_first_complete_one_on():
     assert episode.notes == ()
 
 
-def test_observations_are_the_cameras_stamps():
-    episode = make_episode(bag(), CONFIG, TOLERANCE_NS)
-    times = np.array(rows(episode))
-    assert times[episode.arrays['is_observation']].tolist() == list(range(1040, 1361, 40))
+def test_observations_are_the_times_that_a_live_horizon_has():
+    streams = bag()
+    horizon, live = Horizon(('arm', EE_POSE, GRIPPER), 2, 50 * MS, TOLERANCE_NS), []
+    samples = [(stamp, name) for name in ('arm', EE_POSE, GRIPPER)
+               for stamp in streams.streams[name].stamps_ns]
+    for stamp, name in sorted(samples):
+        horizon.push(Observation(name, stamp, np.zeros(1)))
+        if horizon.stamp_ns not in (None, *live[-1:]):
+            live.append(horizon.stamp_ns)
+    episode = make_episode(streams, CONFIG, TOLERANCE_NS)
+    found = episode.arrays['stamp_ns'][episode.arrays['is_observation']].tolist()
+    assert [stamp // MS for stamp in found[:4]] == [1035, 1040, 1075, 1080]
+    assert found == live
 
 
 def test_without_cameras_every_row_is_an_observation():
@@ -122,7 +132,7 @@ def test_what_is_before_the_first_target_and_after_the_last_is_no_action():
     # The window at the first action shows what was before it; the last target is held for 0.5 s.
     assert (times[0], times[-1]) == (1105, 1775)
     observed = times[episode.arrays['is_observation']]
-    assert (observed[0], observed[-1]) == (1160, 1760)
+    assert (observed[0], observed[-1]) == (1155, 1760)
 
 
 def test_without_targets_the_action_is_the_state_one_step_later():
@@ -172,7 +182,7 @@ def without(stamps, first, last):
     ({'target_pose': poses(range(1003, 1400, 20), frame='world', name='target_pose')},
      "/target_pose is in ['world'], expected ['base'] as /x"),
     ({'target_pose': poses([500])}, 'no target falls into the time that was observed'),
-    ({'arm': pictures([1000, 1040])}, '1 observations have all streams and a target'),
+    ({'arm': pictures([1000, 1005])}, '1 observations have all streams and a target'),
     ({EE_POSE: poses([2000, 2010])}, '/arm ends 0.640 s before /x begins'),
     ({GRIPPER: None, 'target_gripper': None, 'arm': None}, 'target_gripper and the state'),
 ])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,10 @@ class BagEpisode:
     One episode's rows, as `ReplayWriter.append` takes them.
 
     Attributes:
-        arrays: `stamp_ns` (T,), `is_observation` (T,), rows that a live policy could have taken as
-            an observation's time and have an action: at a camera's stamps, or all without cameras;
-            `is_teleop` (T,), a person led; `EE_POSE` (T, 7), `GRIPPER` (T, 1), newest at each row;
-            `target_position` (T, 3), `target_gripper` (T, 1).
+        arrays: `stamp_ns` (T,); `is_observation` (T,), it is the time t of an observation as
+            `Horizon` has them, and has an action; `is_teleop` (T,), a person led; `EE_POSE`
+            (T, 7), `GRIPPER` (T, 1), newest at each row; `target_position` (T, 3),
+            `target_gripper` (T, 1).
         pictures: camera to its bytes end to end and each row's end, as `pictures.encode` returns.
         notes: what was made of other data than usual, one sentence each.
     """
@@ -62,9 +62,7 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     targets, alive, notes = _targets(bag, stamps, config)
     part = _acting_part(stamps, alive, (config.n_obs_steps - 1) * config.dt_ns)
     stamps, alive = stamps[part], alive[part]
-    cameras = [camera.name for camera in config.observation.cameras]
-    is_observation = alive & np.isin(stamps, np.concatenate(
-        [observed[name].stamps_ns for name in cameras])) if cameras else alive
+    is_observation = alive & np.isin(stamps, _live_times(list(observed.values())))
     if is_observation.sum() < 2:
         raise ValueError(f'{is_observation.sum()} observations have all streams and a target, '
                          'expected two at least')
@@ -78,8 +76,8 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     if GRIPPER not in arrays:
         arrays[GRIPPER] = np.zeros((len(stamps), 1))
         notes.append(f'{GRIPPER} is 0 in all rows: its state was not recorded')
-    return BagEpisode(arrays, {name: _pictures(observed[name], stamps) for name in cameras},
-                      tuple(notes))
+    return BagEpisode(arrays, {camera.name: _pictures(observed[camera.name], stamps)
+                               for camera in config.observation.cameras}, tuple(notes))
 
 
 def _check_gaps(stream: Stream, config: PolicyConfig, tolerance_ns: int) -> None:
@@ -93,6 +91,25 @@ def _check_gaps(stream: Stream, config: PolicyConfig, tolerance_ns: int) -> None
         raise ValueError(f'{stream.topic} has a gap of {steps.max() / NS_PER_S:.3f} s after '
                          f'{at_ns / NS_PER_S:.1f} s, expected at most '
                          f'{tolerance_ns / NS_PER_S:.3f} s')
+
+
+def _live_times(streams: Sequence[Stream]) -> np.ndarray:
+    """
+    Return every value that the minimum of the streams' newest stamps takes on its way.
+
+    A sample's stamp is that minimum once each other stream has one from then on, and as long as
+    its own stream has no next one.
+    """
+    found = []
+    for stream in streams:
+        times = np.asarray(stream.stamps_ns)
+        end = np.append(times[1:], np.iinfo(np.int64).max)
+        for other in streams:
+            following = np.append(other.stamps_ns, end[-1])
+            keep = following[np.searchsorted(other.stamps_ns, times)] < end
+            times, end = times[keep], end[keep]
+        found.append(times)
+    return np.unique(np.concatenate(found))
 
 
 def _newest(stream: Stream, stamps: np.ndarray) -> np.ndarray:

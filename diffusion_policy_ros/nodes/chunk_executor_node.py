@@ -8,6 +8,7 @@ from functools import partial
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -23,14 +24,16 @@ from diffusion_policy_ros.control.pairing import GRIPPER_HALF, MOTION, StampPair
 from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.messages import diagnostics_message
 from diffusion_policy_ros.nodes.parameters import declare
-from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, RELIABLE
+from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, LATCHED, RELIABLE
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.services import add_trigger
 from diffusion_policy_ros.nodes.spin import run
 from diffusion_policy_ros.nodes.target_output import TargetOutput
 
 FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.TRACKING, Status.TELEOP)
+WAITING = (Status.NO_CHUNK, Status.NO_POSE)
 SILENCE_NS = NS_PER_S // 5
 """A node that ends, and has sent nothing for so long, has nothing to send."""
 RIVALS_EVERY_NS = NS_PER_S // 20
@@ -72,6 +75,8 @@ class ChunkExecutorNode(Node):
         for name in ('enable', 'disable', 'reset', 'halt', 'clear_halt'):
             add_trigger(self, f'~/{name}', getattr(self, f'_{name}'))
         self._diagnostics = Diagnostics(self, self._report)
+        self._said = self.create_publisher(DiagnosticArray, '~/status', LATCHED)
+        self._said_status: Status | None = None
         self.create_timer(1.0 / config.command_rate_hz, self._tick,
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -164,7 +169,17 @@ class ChunkExecutorNode(Node):
                                f'{", ".join(self._rivals)}, expected nobody but this node')
         if command is not None and (self._lockstep or status != Status.CONFLICT):
             self._send(command)
+        self._say(status, now_ns)
         self._note(status)
+
+    def _say(self, status: Status, now_ns: int) -> None:
+        """Publish a status when it begins, for recordings: who led the arm, and when."""
+        waits = self._lockstep and status in WAITING
+        if status != self._said_status and not waits:
+            self._said_status = status
+            self._said.publish(diagnostics_message(
+                self.get_fully_qualified_name(), OK if status in FINE else WARN, status.value,
+                {'status': status.name}, now_ns))
 
     def _look_for_rivals(self) -> None:
         steady_ns = time.monotonic_ns()
@@ -229,7 +244,7 @@ class ChunkExecutorNode(Node):
     def _note(self, status: Status) -> None:
         """Log a status when it begins, each at most every 5 s."""
         # In lockstep a chunk is waited for at every other tick; HELD comes if that takes long.
-        waits = self._lockstep and status in (Status.NO_CHUNK, Status.NO_POSE)
+        waits = self._lockstep and status in WAITING
         if status == self._status or waits or self._ending:
             return
         self._status = status
