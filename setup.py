@@ -13,6 +13,7 @@ nodes = {
     'metaworld_bridge': 'nodes.metaworld_bridge_node:main',
     'expert': 'nodes.expert_node:main',
     'demo_recorder': 'nodes.demo_recorder_node:main',
+    'joy_teleop': 'nodes.joy_teleop_node:main',
     'sim_runner': 'nodes.sim_runner:main',
     'metaworld_sim': 'nodes.supervisor:main',
     'record_demos': 'nodes.supervisor:record',

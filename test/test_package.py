@@ -142,7 +142,7 @@ def test_every_entry_point_is_a_module_with_main(arguments):
     scripts = arguments['entry_points']['console_scripts']
     assert {script.split(' = ')[0] for script in scripts} == {
         'policy', 'chunk_executor', 'metaworld_bridge', 'expert', 'demo_recorder',
-        'sim_runner', 'metaworld_sim', 'record_demos', 'recover_bag'}
+        'joy_teleop', 'sim_runner', 'metaworld_sim', 'record_demos', 'recover_bag'}
     for script in scripts:
         module, function = script.split(' = ')[1].split(':')
         path = REPOSITORY / Path(*module.split('.')).with_suffix('.py')

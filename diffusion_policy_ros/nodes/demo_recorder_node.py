@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import re
@@ -33,6 +34,7 @@ from diffusion_policy_ros.nodes.spin import run
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
               'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status')
 LOOK_PERIOD_S = 0.1
+MOST_LATCHED = 20
 EPISODE = re.compile(r'episode_(\d+)(\.|$)')
 
 
@@ -89,6 +91,7 @@ class _Watched:
     has_header: bool
     publishers: int
     convert: Callable[[bytes], bytes] | None
+    latched: deque[Arrival]  # what a late subscriber would get, for bags that begin later
 
 
 class DemoRecorder(Node):
@@ -169,17 +172,23 @@ class DemoRecorder(Node):
         fields = message.get_fields_and_field_types()
         self._watched[name] = _Watched(
             bag_topic(written, kind, offered), subscription,
-            next(iter(fields.values()), '') == 'std_msgs/Header', len(infos), convert)
+            next(iter(fields.values()), '') == 'std_msgs/Header', len(infos), convert,
+            deque(maxlen=MOST_LATCHED if _is_latched(infos) else 0))
 
     def _on_message(self, name: str, data: bytes, info: dict[str, Any]) -> None:
-        if self._recording is None:
-            return
         watched = self._watched[name]
+        is_latched = watched.latched.maxlen > 0
+        if self._recording is None and not is_latched:
+            return
         log_ns = info['received_timestamp'] or time.time_ns()
         stamp_ns = _header_stamp_ns(data) if watched.has_header else log_ns
         number = info.get('publication_sequence_number')
         arrival = Arrival(data, stamp_ns, log_ns, info['source_timestamp'] or log_ns,
                           number if watched.publishers == 1 else None)
+        if is_latched:
+            watched.latched.append(arrival)
+        if self._recording is None:
+            return
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
         step_ns = to_ns(self._config.step_s)
         if step_ns and gap_ns > step_ns and name in self._required:
@@ -211,6 +220,10 @@ class DemoRecorder(Node):
                 self._config.buffer_mb << 20)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
+        for watched in self._watched.values():
+            for arrival in watched.latched:
+                self._recording.put(watched.topic, replace(arrival, log_ns=time.time_ns()),
+                                    watched.convert)
         return f'recording {self._recording.folder}'
 
     def _save(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -284,11 +297,15 @@ def _readable(infos: Sequence[Any], depth: int) -> QoSProfile:
     """Return what reads all these publishers: reliable, or latched, only where all are."""
     profiles = [info.qos_profile for info in infos]
     reliable = all(qos.reliability == ReliabilityPolicy.RELIABLE for qos in profiles)
-    latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in profiles)
     return QoSProfile(
         depth=depth,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if _is_latched(infos)
+        else DurabilityPolicy.VOLATILE)
+
+
+def _is_latched(infos: Sequence[Any]) -> bool:
+    return all(info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in infos)
 
 
 def _matches(qos: QoSProfile, infos: Sequence[Any]) -> bool:

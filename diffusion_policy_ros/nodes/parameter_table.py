@@ -8,13 +8,15 @@ from dataclasses import fields
 from diffusion_policy_ros.nodes.chunk_executor_node import ChunkExecutorNodeConfig
 from diffusion_policy_ros.nodes.demo_recorder_node import RecorderConfig
 from diffusion_policy_ros.nodes.expert_node import ExpertConfig
+from diffusion_policy_ros.nodes.joy_teleop_node import JoyTeleopConfig
 from diffusion_policy_ros.nodes.metaworld_bridge_node import BridgeConfig
 from diffusion_policy_ros.nodes.policy_node import PolicyNodeConfig
 from diffusion_policy_ros.nodes.sim_runner import RunnerConfig
 
 CONFIGS = {'policy': PolicyNodeConfig, 'chunk_executor': ChunkExecutorNodeConfig,
            'metaworld_bridge': BridgeConfig, 'expert': ExpertConfig,
-           'demo_recorder': RecorderConfig, 'sim_runner': RunnerConfig}
+           'demo_recorder': RecorderConfig, 'joy_teleop': JoyTeleopConfig,
+           'sim_runner': RunnerConfig}
 
 
 def table(config: type) -> list[str]:

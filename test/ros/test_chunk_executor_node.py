@@ -373,6 +373,7 @@ def test_halt_lasts_until_it_is_cleared(world):
 
 def test_a_teleoperator_wins_over_the_policy(world):
     world = world(enable_on_start=True)
+    said = world.probe.collect(DiagnosticArray, 'chunk_executor/status', LATCHED)
     world.move()
     world.keep_predicting(HOME)
     world.wait_for_status(Status.TRACKING)
@@ -383,6 +384,10 @@ def test_a_teleoperator_wins_over_the_policy(world):
     hand.cancel()
     world.wait(lambda: world.pose_now[1] < HOME[1] + 1e-4, 'the arm back with the policy')
     world.wait_for_status(Status.TRACKING)
+    led = [msg.status[0].values[0].value for msg in said]
+    assert led.index('TRACKING') < led.index('TELEOP') < len(led) - 1 - led[::-1].index('TRACKING')
+    stamps = [readings.stamp_ns(msg.header) for msg in said]
+    assert stamps == sorted(stamps)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -6,6 +6,7 @@ import json
 import signal
 
 import benchmark_recording
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from diffusion_policy_ros.control.readings import image_pixels
 from diffusion_policy_ros.data.bag_recovery import recover_bag
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes import messages
-from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.nodes.qos import LATCHED, RELIABLE
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 STEP_NS = 20_000_000
@@ -162,6 +163,20 @@ def test_a_gap_is_warned_about_and_a_second_publisher_makes_the_loss_unknown(
     answer = arm.call('save')
     assert '/ee_pose 4 at' in answer.message or '/ee_pose 3 at' in answer.message
     assert 'loss unknown' in answer.message
+
+
+def test_what_was_latched_before_is_at_the_start_of_each_bag(arm):
+    status = arm.probe.publisher(DiagnosticArray, 'chunk_executor/status', LATCHED)
+    status.publish(messages.diagnostics_message('x', b'\0', 'Fine.', {'status': 'TELEOP'}, 7))
+    arm.publish(3)
+    for number in (0, 1):
+        arm.begin()
+        arm.publish(2)
+        assert arm.call('save').success
+        found, _ = read(arm.folder / f'episode_{number:06d}')
+        said, = found['/chunk_executor/status']
+        message = STORE.deserialize_cdr(said, 'diagnostic_msgs/msg/DiagnosticArray')
+        assert message.status[0].values[0].value == 'TELEOP'
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,124 @@
+"""Sticks and buttons of a person to targets: rates in, poses out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+import math
+
+import numpy as np
+
+from diffusion_policy_ros.control.arm import CLOSED, OPEN
+from diffusion_policy_ros.control.rotation import exp, multiply, normalise
+
+NO_AXIS = -1
+
+
+@dataclass(frozen=True)
+class JogConfig:
+    """Which axis and button of the gamepad or SpaceMouse does what, and how fast."""
+
+    linear_axes: tuple[int, ...] = field(default=(1, 0, 4), metadata={
+        'description': "Axes of Joy for x, y, z of the arm's base; -1 for none. The defaults are "
+                       'the sticks of an Xbox gamepad.'})
+    linear_scale: tuple[float, ...] = field(default=(0.1, 0.1, 0.1), metadata={
+        'description': 'Speed along x, y, z at a full axis; negative turns it round.',
+        'unit': 'm/s'})
+    angular_axes: tuple[int, ...] = field(default=(NO_AXIS, NO_AXIS, NO_AXIS), metadata={
+        'description': "Axes of Joy for turns about x, y, z of the arm's base; -1 for none."})
+    angular_scale: tuple[float, ...] = field(default=(0.5, 0.5, 0.5), metadata={
+        'description': 'Speed of turns about x, y, z at a full axis.', 'unit': 'rad/s'})
+    deadband: float = field(default=0.1, metadata={
+        'description': 'Axis values below this are no motion.', 'min': 0.0, 'max': 0.9})
+    enable_button: int = field(default=5, metadata={
+        'description': 'Dead-man: only while it is held is anything sent.', 'min': 0})
+    gripper_button: int = field(default=0, metadata={
+        'description': 'Each press closes or opens the gripper.', 'min': 0})
+    max_lead_m: float = field(default=0.05, metadata={
+        'description': 'Farthest that the target runs ahead of the measured hand, which limits or '
+                       'an obstacle hold back.', 'unit': 'm', 'min': 0.001, 'max': 0.5})
+
+    def __post_init__(self) -> None:
+        for name in ('linear_axes', 'linear_scale', 'angular_axes', 'angular_scale'):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f'{name} is {list(getattr(self, name))}, expected three numbers')
+
+
+class Jog:
+    """
+    Integrate a person's rates, from the pose that was measured when the dead-man was pressed.
+
+    Attributes:
+        effort: closing effort of the gripper; kept from one press of the dead-man to the next.
+    """
+
+    def __init__(self, config: JogConfig) -> None:
+        self._config = config
+        self._position: np.ndarray | None = None
+        self._quaternion: np.ndarray | None = None
+        self._was_pressed: frozenset[int] = frozenset()
+        self._pressed: frozenset[int] = frozenset()
+        self._rates = np.zeros(6)
+        self.effort = OPEN
+
+    @property
+    def held(self) -> bool:
+        """Whether the dead-man is held."""
+        return self._config.enable_button in self._pressed
+
+    def read(self, axes: Sequence[float], buttons: Sequence[int]) -> frozenset[int]:
+        """
+        Take the device's state; return the buttons that were pressed anew.
+
+        Raises:
+            ValueError: 'axes: found, expected': it has too few, or one is no number.
+        """
+        config = self._config
+        wanted = (*config.linear_axes, *config.angular_axes)
+        if max(wanted) >= len(axes):
+            raise ValueError(f'axes: {len(axes)} of them, expected more than {max(wanted)}')
+        if max(config.enable_button, config.gripper_button) >= len(buttons):
+            raise ValueError(f'buttons: {len(buttons)} of them, expected more than '
+                             f'{max(config.enable_button, config.gripper_button)}')
+        values = [axes[i] if i >= 0 else 0.0 for i in wanted]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f'axes: {values} has NaN or infinity, expected numbers')
+        scale = np.array((*config.linear_scale, *config.angular_scale))
+        self._rates = scale * [self._beyond_deadband(value) for value in values]
+        self._was_pressed = self._pressed
+        self._pressed = frozenset(i for i, value in enumerate(buttons) if value)
+        anew = self._pressed - self._was_pressed
+        if self.held and config.gripper_button in anew:
+            self.effort = OPEN if self.effort == CLOSED else CLOSED
+        return anew
+
+    def release(self) -> None:
+        """Let go of the dead-man, as when the device falls silent."""
+        self._pressed, self._position, self._rates = frozenset(), None, np.zeros(6)
+
+    def step(self, measured: np.ndarray, dt_s: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """
+        Return the target's position (3,) and quaternion (4,), or None without the dead-man.
+
+        Args:
+            measured: (7,) pose of the hand.
+            dt_s: time since the last step.
+        """
+        if not self.held:
+            self._position = None
+            return None
+        if self._position is None:
+            self._position, self._quaternion = measured[:3].copy(), normalise(measured[3:])
+            return self._position, self._quaternion
+        lead = self._position + self._rates[:3] * dt_s - measured[:3]
+        length = float(np.linalg.norm(lead))
+        if length > self._config.max_lead_m:
+            lead *= self._config.max_lead_m / length
+        self._position = measured[:3] + lead
+        self._quaternion = normalise(multiply(exp(self._rates[3:] * dt_s), self._quaternion))
+        return self._position, self._quaternion
+
+    def _beyond_deadband(self, value: float) -> float:
+        """Return an axis's value, from 0 at the deadband's edge to 1 at the end of its way."""
+        deadband, size = self._config.deadband, min(abs(value), 1.0)
+        return math.copysign(max(0.0, size - deadband) / (1.0 - deadband), value)

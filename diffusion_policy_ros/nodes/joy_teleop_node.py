@@ -1,0 +1,137 @@
+"""A gamepad or SpaceMouse to teleop targets, through the executor and its limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import sys
+import time
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, Joy
+from std_srvs.srv import SetBool, Trigger
+
+from diffusion_policy_ros.control.jog import Jog, JogConfig
+from diffusion_policy_ros.control.readings import pose_observation
+from diffusion_policy_ros.datatypes import NS_PER_S, Observation, to_ns
+from diffusion_policy_ros.nodes import spin
+from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
+from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
+from diffusion_policy_ros.nodes.parameters import declare
+from diffusion_policy_ros.nodes.qos import input_qos, RELIABLE
+
+RECORDER = 'demo_recorder'
+
+
+@dataclass(frozen=True)
+class JoyTeleopConfig(JogConfig):
+    """The core's parameters, and what the node itself needs."""
+
+    rate_hz: float = field(default=50.0, metadata={
+        'description': 'Targets a second while the dead-man is held.', 'unit': 'Hz', 'min': 1.0,
+        'max': 1000.0})
+    joy_timeout_s: float = field(default=0.5, metadata={
+        'description': 'Silence of the device, on the steady clock, that counts as letting go; '
+                       'its driver must repeat a state that does not change.',
+        'unit': 's', 'min': 0.02, 'max': 10.0})
+    pose_timeout_s: float = field(default=0.5, metadata={
+        'description': 'Silence of ee_pose, on the steady clock, that counts as letting go.',
+        'unit': 's', 'min': 0.02, 'max': 10.0})
+    start_button: int = field(default=7, metadata={
+        'description': "Calls demo_recorder's ~/start; -1 for none.", 'min': -1})
+    save_button: int = field(default=3, metadata={
+        'description': "Calls demo_recorder's ~/save as a success; -1 for none.", 'min': -1})
+    failure_button: int = field(default=2, metadata={
+        'description': "Calls demo_recorder's ~/save as a failure; -1 for none.", 'min': -1})
+    discard_button: int = field(default=6, metadata={
+        'description': "Calls demo_recorder's ~/discard; -1 for none.", 'min': -1})
+
+
+class JoyTeleop(Node):
+    """Sends targets while the dead-man is held, and the recorder's orders when asked to."""
+
+    def __init__(self) -> None:
+        super().__init__('joy_teleop')
+        self._config = config = declare(self, JoyTeleopConfig)
+        self._jog = Jog(config)
+        self._pose: Observation | None = None
+        self._pose_ns = self._joy_ns = self._step_ns = 0  # steady clock
+        self._n_targets = 0
+        self._guard = Guard(self.get_logger().warning)
+        self._motion = self.create_publisher(PoseStamped, 'teleop_pose', RELIABLE)
+        self._gripper = self.create_publisher(JointState, 'teleop_gripper', RELIABLE)
+        self.create_subscription(Joy, 'joy', self._guard('joy', self._on_joy), 10)
+        self.create_subscription(PoseStamped, 'ee_pose', self._guard('ee_pose', self._on_pose),
+                                 input_qos('best_effort'))
+        trigger = {name: self.create_client(Trigger, f'{RECORDER}/{name}')
+                   for name in ('start', 'discard')}
+        save = self.create_client(SetBool, f'{RECORDER}/save')
+        self._orders = {
+            config.start_button: ('start', trigger['start'], Trigger.Request()),
+            config.save_button: ('save', save, SetBool.Request(data=True)),
+            config.failure_button: ('save as a failure', save, SetBool.Request(data=False)),
+            config.discard_button: ('discard', trigger['discard'], Trigger.Request())}
+        self._diagnostics = Diagnostics(self, self._report)
+        self.create_timer(1.0 / config.rate_hz, self._tick,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_joy(self, msg: Joy) -> None:
+        self._joy_ns = time.monotonic_ns()
+        for button in self._jog.read(msg.axes, msg.buttons):
+            if button in self._orders:
+                self._order(*self._orders[button])
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        self._pose, self._pose_ns = pose_observation(msg), time.monotonic_ns()
+
+    def _tick(self) -> None:
+        now_ns, config = time.monotonic_ns(), self._config
+        elapsed_s = min((now_ns - self._step_ns) / NS_PER_S, 2.0 / config.rate_hz)
+        self._step_ns = now_ns
+        if (now_ns - self._joy_ns > to_ns(config.joy_timeout_s)
+                or now_ns - self._pose_ns > to_ns(config.pose_timeout_s)):
+            self._jog.release()
+            return
+        target = self._jog.step(self._pose.value, elapsed_s)
+        if target is None:
+            return
+        stamp_ns = self.get_clock().now().nanoseconds
+        self._gripper.publish(gripper_target_message(self._jog.effort, stamp_ns))
+        self._motion.publish(pose_message(*target, stamp_ns, self._pose.frame_id))
+        self._n_targets += 1
+
+    def _order(self, name: str, client: object, request: object) -> None:
+        """Call the recorder, and log what it says when it answers."""
+        if not client.service_is_ready():
+            self._guard.refuse(RECORDER, f'{name}: there is no recorder')
+            return
+
+        def say(future: object) -> None:
+            answer = future.result()
+            # Two calls: rclpy ties a severity to the line that it is called from.
+            if answer.success:
+                self.get_logger().info(f'{name}: {answer.message}')
+            else:
+                self.get_logger().warning(f'{name}: {answer.message}')
+
+        client.call_async(request).add_done_callback(say)
+
+    def _report(self) -> Report:
+        values = {'held': self._jog.held, 'targets': self._n_targets,
+                  **{f'refused {key}': count for key, count in self._guard.refused.items()}}
+        if not self._joy_ns:
+            return WARN, 'Waiting for joy.', values
+        if self._pose is None:
+            return WARN, 'Waiting for the measured ee_pose.', values
+        return OK, 'Leading.' if self._jog.held else 'Ready: hold the dead-man.', values
+
+
+def main() -> int:
+    """Run the node."""
+    return spin.run(JoyTeleop)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""A person's rates to targets."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, strategies
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.control.jog import Jog, JogConfig
+
+HERE = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0])
+HELD = [0, 0, 0, 0, 0, 1, 0, 0]
+FREE = [0] * 8
+REST = [0.0] * 6
+
+
+def axes(**values):
+    found = REST.copy()
+    for name, value in values.items():
+        found[int(name.removeprefix('a'))] = value
+    return found
+
+
+@pytest.fixture()
+def jog():
+    return Jog(JogConfig(angular_axes=(-1, -1, 3)))
+
+
+def press(jog, *more):
+    buttons = HELD.copy()
+    for button in more:
+        buttons[button] = 1
+    return jog.read(REST, buttons)
+
+
+def test_nothing_is_sent_without_the_dead_man(jog):
+    jog.read(axes(a1=1.0), FREE)
+    assert not jog.held and jog.step(HERE, 0.02) is None
+
+
+def test_motion_begins_at_the_measured_pose_and_goes_at_the_speed_of_the_stick(jog):
+    jog.read(axes(a1=1.0), HELD)
+    position, quaternion = jog.step(HERE, 0.02)
+    assert position.tolist() == HERE[:3].tolist() and quaternion.tolist() == [0, 0, 0, 1]
+    position, _ = jog.step(HERE, 0.1)
+    np.testing.assert_allclose(position - HERE[:3], [0.01, 0, 0])
+
+
+def test_each_axis_moves_its_own_way_and_a_negative_scale_turns_it_round():
+    jog = Jog(JogConfig(linear_scale=(0.1, -0.2, 0.3)))
+    jog.read(axes(a0=1.0, a4=-1.0), HELD)
+    jog.step(HERE, 0.1)
+    np.testing.assert_allclose(jog.step(HERE, 0.1)[0] - HERE[:3], [0, -0.02, -0.03])
+
+
+def test_a_stick_that_is_hardly_touched_is_no_motion_and_there_is_no_jump_at_the_deadband(jog):
+    for value, speed in ((0.1, 0.0), (-0.09, 0.0), (0.109, 0.001), (1.0, 0.1), (3.0, 0.1)):
+        jog.release()
+        jog.read(axes(a1=value), HELD)
+        jog.step(HERE, 1e-3)
+        moved = jog.step(HERE, 1e-3)[0][0] - HERE[0]
+        assert moved == pytest.approx(speed * 1e-3, abs=1e-9)
+
+
+def test_a_turn_is_about_the_axis_of_the_base(jog):
+    jog.read(axes(a3=1.0), HELD)
+    jog.step(HERE, 0.1)
+    _, quaternion = jog.step(HERE, 0.1)
+    np.testing.assert_allclose(quaternion, [0, 0, math.sin(0.025), math.cos(0.025)])
+
+
+def test_letting_go_and_pressing_again_begins_at_the_measured_pose(jog):
+    jog.read(axes(a1=1.0), HELD)
+    for _ in range(5):
+        jog.step(HERE, 0.02)
+    jog.read(REST, FREE)
+    assert jog.step(HERE, 0.02) is None
+    jog.read(REST, HELD)
+    assert jog.step(HERE, 0.02)[0].tolist() == HERE[:3].tolist()
+
+
+def test_a_press_closes_the_gripper_and_the_next_opens_it(jog):
+    assert jog.effort == -1.0
+    for effort in (1.0, -1.0):
+        press(jog)
+        assert press(jog, 0) == {0}
+        assert press(jog, 0) == frozenset()  # it is still down
+        assert jog.effort == effort
+    jog.read(REST, FREE)
+    jog.read(REST, [1, *FREE[1:]])
+    assert jog.effort == -1.0  # not without the dead-man
+
+
+@given(strategies.lists(strategies.tuples(
+    strategies.floats(-1, 1), strategies.floats(-1, 1), strategies.floats(-1, 1)), max_size=200))
+def test_the_target_never_runs_away_from_a_hand_that_is_held_back(sticks):
+    jog = Jog(JogConfig(max_lead_m=0.02))
+    jog.read(REST, HELD)
+    for x, y, z in sticks:
+        jog.read(axes(a1=x, a0=y, a4=z), HELD)
+        position, quaternion = jog.step(HERE, 0.05)
+        assert np.linalg.norm(position - HERE[:3]) <= 0.02 + 1e-12
+        assert np.linalg.norm(quaternion) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize('state, expected', [
+    ((REST[:4], HELD), 'axes: 4 of them, expected more than 4'),
+    ((REST, HELD[:5]), 'buttons: 5 of them, expected more than 5'),
+    ((axes(a1=float('nan')), HELD), 'axes: .* has NaN'),
+])
+def test_a_device_that_does_not_fit_is_refused_and_nothing_changes(jog, state, expected):
+    press(jog)
+    with pytest.raises(ValueError, match=expected):
+        jog.read(*state)
+    assert jog.held
+
+
+def test_three_axes_are_expected():
+    with pytest.raises(ValueError, match=r'linear_axes is \[1, 0\], expected three numbers'):
+        JogConfig(linear_axes=(1, 0))
