@@ -195,3 +195,18 @@ def _begun(dataset):
         return bool(json.loads((dataset / '.zattrs').read_text())['bags'])
     except (OSError, ValueError, KeyError):
         return False
+
+
+def test_the_sample_bag_is_a_demonstration(tmp_path, capsys):
+    dataset = tmp_path / 'sample.zarr'
+    assert convert(ROOT / 'test/data/drawer_open_demo', '-o', dataset) == 0
+    buffer = load_replay_buffer(dataset, ('arm', 'wrist'))
+    assert buffer.episode_ends.tolist() == [98]
+    assert buffer.attributes['task'] == 'open the drawer'
+    assert buffer.arrays['is_observation'].all() and buffer.arrays['is_teleop'].all()
+    assert (np.diff(buffer.arrays['stamp_ns']) == 12_500_000).all()
+    # The hand goes to the drawer's handle and pulls it out, towards the arm.
+    pulled = buffer.arrays['ee_pose'][[50, 97], 1]
+    assert pulled[0] - pulled[1] > 0.1
+    size = sum(path.stat().st_size for path in (ROOT / 'test/data').rglob('*') if path.is_file())
+    assert size < 3_000_000

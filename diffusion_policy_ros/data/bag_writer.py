@@ -144,11 +144,10 @@ class BagWriter:
         return channel
 
     def _metadata(self, custom_data: Mapping[str, str]) -> dict[str, Any]:
-        span = self._span.as_yaml()
         return {
             'version': METADATA_VERSION,
             'storage_identifier': 'mcap',
-            **span,
+            **self._span.as_yaml(),
             'topics_with_message_count': [{
                 'topic_metadata': {
                     'name': channel.topic.name, 'type': channel.topic.type,
@@ -159,6 +158,6 @@ class BagWriter:
             'compression_format': '',
             'compression_mode': '',
             'relative_file_paths': [self._file],
-            'files': [{'path': self._file, **span}],
+            'files': [{'path': self._file, **self._span.as_yaml()}],
             'custom_data': dict(custom_data) or None,
             'ros_distro': 'jazzy'}

@@ -40,8 +40,8 @@ class RecordSettings:
     image_every: int = field(default=1, metadata={
         'description': 'Ticks of 12.5 ms from one image to the next.'})
     image_storage: str = field(default='raw', metadata={
-        'description': 'Keep images as they are, or as JPEG of quality 95.',
-        'choices': ('raw', 'jpeg')})
+        'description': 'Keep images as they are, or as JPEG.', 'choices': ('raw', 'jpeg')})
+    jpeg_quality: int = field(default=95, metadata={'description': 'Of image_storage jpeg.'})
     description: str = field(default='', metadata={
         'description': 'The task in words, kept in each bag; empty for its name.'})
     note: str = field(default='', metadata={'description': 'A note that is kept in each bag.'})
@@ -97,7 +97,7 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
         'demo_recorder': ('demo_recorder_node', {
             'folder': folder, 'task': settings.description or settings.task,
             'note': settings.note, 'tags': [f'renderer={renderer}'],
-            'image_storage': settings.image_storage,
+            'image_storage': settings.image_storage, 'jpeg_quality': settings.jpeg_quality,
             'step_s': 1.5 * settings.image_every * STEP_NS / NS_PER_S,
             **({'cameras': cameras} if cameras else {})}),
         **({'joy_teleop': ('joy_teleop_node', common)} if joy else
