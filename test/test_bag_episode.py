@@ -164,6 +164,12 @@ def test_a_person_led_where_the_executor_says_so():
     assert led(episode) == (1105, 1200)
 
 
+def test_an_approach_is_a_persons_where_their_targets_are():
+    status = stream([1001, 1101], lambda ms: 'TELEOP' if ms == 1101 else 'STARTING')
+    found = {'chunk_executor/status': status, 'teleop_pose': poses(range(1080, 1400, 20))}
+    assert led(make_episode(bag(**found), CONFIG, TOLERANCE_NS)) == (1035, 1360)
+
+
 def test_without_the_executors_word_a_person_led_where_their_targets_are():
     episode = make_episode(bag(teleop_pose=poses([1100])), CONFIG, TOLERANCE_NS)
     assert led(episode) == (1055, 1345)

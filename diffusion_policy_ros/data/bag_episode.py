@@ -178,19 +178,21 @@ def _acting_part(stamps: np.ndarray, alive: np.ndarray, lead_ns: int) -> slice:
 
 
 def _teleop(bag: Bag, stamps: np.ndarray, config: PolicyConfig) -> np.ndarray:
-    """Return whether a person led: by the executor's status, or else by the targets of theirs."""
-    status = bag.streams.get(STATUS)
+    """Return whether a person led: by the executor's status, else by the targets of theirs."""
+    led = np.zeros(len(stamps), bool)
+    teleop, status = bag.streams.get(TELEOP_POSE), bag.streams.get(STATUS)
+    if teleop is not None and teleop.stamps_ns:
+        times = np.asarray(teleop.stamps_ns)
+        next_ns = times[np.minimum(np.searchsorted(times, stamps), len(times) - 1)]
+        last_ns = times[_newest(teleop, stamps)]
+        led = (((next_ns >= stamps) & (next_ns < stamps + config.dt_ns))
+               | ((last_ns <= stamps) & (stamps - last_ns <= TELEOP_ALIVE_NS)))
     if status is not None and status.stamps_ns:
-        led = np.array([value == Status.TELEOP.name for value in status.values])
-        return led[_newest(status, stamps)] & (stamps >= status.stamps_ns[0])
-    teleop = bag.streams.get(TELEOP_POSE)
-    if teleop is None or not teleop.stamps_ns:
-        return np.zeros(len(stamps), bool)
-    times = np.asarray(teleop.stamps_ns)
-    next_ns = times[np.minimum(np.searchsorted(times, stamps), len(times) - 1)]
-    last_ns = times[_newest(teleop, stamps)]
-    return (((next_ns >= stamps) & (next_ns < stamps + config.dt_ns))
-            | ((last_ns <= stamps) & (stamps - last_ns <= TELEOP_ALIVE_NS)))
+        said = np.array(status.values)[_newest(status, stamps)]
+        # A start is everybody's; what was said later than a row says nothing of it.
+        known = (said != Status.STARTING.name) & (stamps >= status.stamps_ns[0])
+        led = np.where(known, said == Status.TELEOP.name, led)
+    return led
 
 
 def _pictures(stream: Stream, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""launch/metaworld_sim.launch.py, read and run by the real launch and launch_ros."""
+"""The launch files, read and run by the real launch and launch_ros."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 import pytest
 
-from diffusion_policy_ros.nodes.bringup import metaworld_nodes, SimSettings
+from diffusion_policy_ros.nodes.bringup import metaworld_nodes, NodeSpec, SimSettings
+from diffusion_policy_ros.nodes.record_bringup import record_nodes, RecordSettings
 
 try:
     import launch
@@ -27,7 +28,9 @@ except ImportError:
                 allow_module_level=True)
 
 PACKAGE = 'diffusion_policy_ros'
-LAUNCH_FILE = Path(__file__).resolve().parents[2] / 'launch' / 'metaworld_sim.launch.py'
+LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
+KINDS = {'metaworld_sim': (SimSettings, metaworld_nodes, {'respawn', 'rviz'}),
+         'record_demos': (RecordSettings, record_nodes, set())}
 
 RUN = """
 import sys
@@ -43,12 +46,17 @@ sys.exit(service.run())
 """
 
 
-def launched(**arguments: str) -> list[Node]:
+def description_of(name: str) -> launch.LaunchDescription:
+    """Return what a launch file describes."""
+    return get_launch_description_from_python_launch_file(str(LAUNCH / f'{name}.launch.py'))
+
+
+def launched(name: str = 'metaworld_sim', **arguments: str) -> list[Node]:
     """Return the nodes that a launch with these arguments starts, without starting them."""
     context = launch.LaunchContext()
     context.launch_configurations.update(arguments)
     found: list[Node] = []
-    waiting = [get_launch_description_from_python_launch_file(str(LAUNCH_FILE))]
+    waiting = [description_of(name)]
     while waiting:
         entity = waiting.pop(0)
         if isinstance(entity, Node):
@@ -73,19 +81,20 @@ def what_starts(node: Node) -> tuple[str, str | None, str | None, dict, list]:
             as_text(node._Node__node_namespace), parameters, remappings)
 
 
-def expected(settings: SimSettings) -> list[tuple]:
+def expected(specs: list[NodeSpec]) -> list[tuple]:
     return [(spec.executable, spec.executable, spec.namespace or None,
              {name: tuple(value) if isinstance(value, (list, tuple)) else value
               for name, value in spec.parameters.items()}, list(spec.remappings))
-            for spec in metaworld_nodes(settings)]
+            for spec in specs]
 
 
-def test_every_argument_has_a_description():
-    description = get_launch_description_from_python_launch_file(str(LAUNCH_FILE))
-    arguments = [entity for entity in description.entities
+@pytest.mark.parametrize('name', KINDS)
+def test_every_argument_has_a_description(name):
+    settings, _, more = KINDS[name]
+    arguments = [entity for entity in description_of(name).entities
                  if isinstance(entity, DeclareLaunchArgument)]
     assert {argument.name for argument in arguments} == {
-        *(field.name for field in fields(SimSettings)), 'respawn', 'rviz'}
+        *(field.name for field in fields(settings)), *more}
     assert [argument.name for argument in arguments
             if len(argument.description) < 10 or argument.description.startswith('no desc')] == []
     assert all(argument.default_value is not None for argument in arguments)
@@ -102,7 +111,21 @@ def test_every_argument_has_a_description():
 def test_the_nodes_are_those_of_bringup(arguments, settings):
     nodes = launched(**arguments)
     assert {node.node_package for node in nodes} == {PACKAGE}
-    assert [what_starts(node) for node in nodes] == expected(settings)
+    assert [what_starts(node) for node in nodes] == expected(metaworld_nodes(settings))
+
+
+@pytest.mark.parametrize(('arguments', 'settings'), [
+    ({}, RecordSettings()),
+    ({'teleoperator': 'joy', 'mode': 'realtime', 'episodes': '0', 'cameras': 'wrist',
+      'image_storage': 'jpeg', 'namespace': 'left', 'folder': 'there'},
+     RecordSettings(teleoperator='joy', mode='realtime', episodes=0, cameras='wrist',
+                    image_storage='jpeg', namespace='left', folder='there')),
+], ids=['expert', 'joy'])
+def test_the_nodes_that_record_are_those_of_bringup(arguments, settings):
+    nodes = launched('record_demos', **arguments)
+    assert [what_starts(node) for node in nodes] == expected(record_nodes(settings))
+    teleoperator = {'expert': 'expert', 'joy': 'joy_teleop'}[settings.teleoperator]
+    assert teleoperator in [as_text(node.node_executable) for node in nodes]
 
 
 def test_rviz_comes_with_its_configuration():
@@ -121,17 +144,20 @@ def test_a_wrong_argument_is_named(arguments, message):
 
 
 @pytest.mark.slow
-def test_an_episode_runs_and_ends(tmp_path):
+@pytest.mark.parametrize(('name', 'more'), [
+    ('metaworld_sim', ['video:=false']), ('record_demos', ['folder:=bags'])])
+def test_an_episode_runs_and_ends(tmp_path, name, more):
     try:
         get_package_prefix(PACKAGE)
     except PackageNotFoundError:
         pytest.skip(f'{PACKAGE} is not installed: make setup, or colcon build and source it')
     result = subprocess.run(
-        [sys.executable, '-c', RUN, LAUNCH_FILE, 'episodes:=1', 'video:=false',
+        [sys.executable, '-c', RUN, LAUNCH / f'{name}.launch.py', 'episodes:=1', *more,
          f'out:={tmp_path / "run"}'],
-        env={**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}, timeout=240,
+        cwd=tmp_path, env={**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}, timeout=240,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['n_episodes'] == 1
     assert 'process has finished cleanly' in result.stdout
+    assert (tmp_path / 'bags/episode_000000/metadata.yaml').exists() == (name == 'record_demos')
