@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 import signal
 
 import benchmark_recording
@@ -32,9 +33,9 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 class Arm:
     """Publishes a camera, best effort, and the arm's state, and keeps what it has sent."""
 
-    def __init__(self, probe, start, tmp_path, **parameters):
-        self.probe, self.folder = probe, tmp_path / 'bags'
-        self.process = start('demo_recorder_node', 'demo_recorder', {
+    def __init__(self, probe, start, folder, name='demo_recorder', **parameters):
+        self.probe, self.folder, self.name = probe, folder / 'bags', name
+        self.process = start('demo_recorder_node', name, {
             'folder': str(self.folder), 'task': 'open the drawer', 'cameras': ['arm'],
             **parameters})
         self.sent = {}
@@ -62,12 +63,18 @@ class Arm:
 
     def call(self, name, success=True):
         if name == 'save':
-            return self.probe.call(SetBool, 'demo_recorder/save', SetBool.Request(data=success))
-        return self.probe.call(Trigger, f'demo_recorder/{name}')
+            return self.probe.call(SetBool, f'{self.name}/save', SetBool.Request(data=success))
+        return self.probe.call(Trigger, f'{self.name}/{name}')
 
     def begin(self):
-        answer = self.call('start')
+        self.sent.clear()
+        self.probe.wait(lambda: self.call('start').success, 'all topics')
+
+    def save(self, success=True):
+        """Save the episode; return its folder and what the recorder says."""
+        answer = self.call('save', success)
         assert answer.success, answer.message
+        return Path(answer.message.partition(':')[0]), answer.message
 
     def names(self):
         return sorted(path.name for path in self.folder.iterdir())
@@ -75,8 +82,26 @@ class Arm:
 
 @pytest.fixture()
 def arm(probe, start, tmp_path):
-    """Return an arm with a recorder of default settings."""
+    """Return an arm with a recorder of its own."""
     return Arm(probe, start, tmp_path)
+
+
+@pytest.fixture(scope='module')
+def shared(start_once, tmp_path_factory):
+    """Return what starts the one recorder that some tests share, and its folder."""
+    processes = []
+
+    def start(*arguments):
+        processes[:] = processes or [start_once(*arguments)]
+        return processes[0]
+
+    return start, tmp_path_factory.mktemp('shared')
+
+
+@pytest.fixture()
+def first_arm(probe, shared):
+    """Return an arm with the recorder that is shared."""
+    return Arm(probe, *shared, name='shared_recorder')
 
 
 def read(folder):
@@ -88,16 +113,13 @@ def read(folder):
         return found, reader.storage.metadata.custom
 
 
-def test_what_was_sent_while_recording_is_in_the_bag(arm):
+def test_what_was_sent_while_recording_is_in_the_bag(first_arm):
+    arm = first_arm
     arm.publish(3)  # before ~/start
     arm.begin()
-    arm.sent.clear()
     arm.publish(20)
-    answer = arm.call('save')
-    assert answer.success, answer.message
-    folder = arm.folder / 'episode_000000'
-    assert answer.message.startswith(f'{folder}: success true; ')
-    assert '/ee_pose 20 at 50.0 Hz, largest gap 0.020 s, 0 lost' in answer.message
+    folder, said = arm.save()
+    assert '/ee_pose 20 at 50.0 Hz, largest gap 0.020 s, 0 lost' in said
     found, custom = read(folder)
     assert found == arm.sent
     assert {key: custom[key] for key in ('task', 'success', 'complete', 'cameras')} == {
@@ -106,23 +128,29 @@ def test_what_was_sent_while_recording_is_in_the_bag(arm):
         'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'backward_stamps': 0}
 
 
-def test_episodes_are_numbered_and_discarded_ones_are_gone(arm):
+def test_episodes_are_numbered_and_discarded_ones_are_gone(first_arm):
+    arm = first_arm
+    before = arm.names() if arm.folder.exists() else []
     for action, success in (('save', True), ('discard', None), ('save', False)):
         arm.begin()
         arm.publish(2)
         assert arm.call(action, success).success
-    assert arm.names() == ['episode_000000', 'episode_000001']
-    assert read(arm.folder / 'episode_000001')[1]['success'] == 'false'
+    numbers = [len(before), len(before) + 1]
+    assert arm.names() == before + [f'episode_{number:06d}' for number in numbers]
+    assert read(arm.folder / arm.names()[-1])[1]['success'] == 'false'
 
 
-def test_calls_out_of_order_are_refused_with_a_reason(arm):
+def test_calls_out_of_order_are_refused_with_a_reason(first_arm):
+    arm = first_arm
     assert arm.call('save').message == 'nothing is recorded, expected ~/start'
     assert arm.call('discard').message == 'nothing is recorded, expected ~/start'
     arm.begin()
     answer = arm.call('start')
-    assert not answer.success and 'episode_000000 is being recorded' in answer.message
+    assert not answer.success and ' is being recorded, expected ~/save or ' in answer.message
+    assert arm.call('discard').success
 
 
+@pytest.mark.slow
 def test_a_missing_camera_is_named_before_the_episode(probe, start, tmp_path):
     arm = Arm(probe, start, tmp_path, cameras=['arm', 'wrist'])
     answer = arm.call('start')
@@ -131,6 +159,7 @@ def test_a_missing_camera_is_named_before_the_episode(probe, start, tmp_path):
     assert not arm.folder.exists()
 
 
+@pytest.mark.slow
 def test_jpeg_keeps_header_size_and_nearly_the_pixels(probe, start, tmp_path):
     arm = Arm(probe, start, tmp_path, image_storage='jpeg', jpeg_quality=100,
               note='a note', tags=['operator=ada'])
@@ -149,6 +178,7 @@ def test_jpeg_keeps_header_size_and_nearly_the_pixels(probe, start, tmp_path):
     assert np.abs(pixels[..., ::-1].astype(int) - PICTURE).mean() < 30
 
 
+@pytest.mark.slow
 def test_a_gap_is_warned_about_and_a_second_publisher_makes_the_loss_unknown(
         probe, start, tmp_path):
     arm = Arm(probe, start, tmp_path, step_s=0.03)
@@ -165,21 +195,22 @@ def test_a_gap_is_warned_about_and_a_second_publisher_makes_the_loss_unknown(
     assert 'loss unknown' in answer.message
 
 
-def test_what_was_latched_before_is_at_the_start_of_each_bag(arm):
+def test_what_was_latched_before_is_at_the_start_of_each_bag(first_arm):
+    arm = first_arm
     status = arm.probe.publisher(DiagnosticArray, 'chunk_executor/status', LATCHED)
     status.publish(messages.diagnostics_message('x', b'\0', 'Fine.', {'status': 'TELEOP'}, 7))
     arm.publish(3)
-    for number in (0, 1):
+    for _ in range(2):
         arm.begin()
         arm.publish(2)
-        assert arm.call('save').success
-        found, _ = read(arm.folder / f'episode_{number:06d}')
+        found, _ = read(arm.save()[0])
         said, = found['/chunk_executor/status']
         message = STORE.deserialize_cdr(said, 'diagnostic_msgs/msg/DiagnosticArray')
         assert message.status[0].values[0].value == 'TELEOP'
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_closes_the_bag_but_makes_no_whole_episode_of_it(arm, number):
     arm.begin()
     arm.publish(5)

@@ -97,6 +97,7 @@ def test_a_device_that_falls_silent_lets_go(pad):
     pad.probe.wait(lambda: not pad.leads, 'the end of the lead')
 
 
+@pytest.mark.slow
 def test_a_press_closes_the_gripper(pad):
     pad.state = REST, HELD
     pad.probe.wait(lambda: pad.grippers, 'a target')
@@ -108,6 +109,7 @@ def test_a_press_closes_the_gripper(pad):
     assert readings.gripper_target(pad.grippers[-1]) == 1.0
 
 
+@pytest.mark.slow
 def test_buttons_call_the_recorder_and_its_answer_is_logged(pad, processes):
     log = processes['joy_teleop']
     pad.state = REST, [0, 0, 0, 0, 0, 0, 0, 1]
@@ -117,6 +119,7 @@ def test_buttons_call_the_recorder_and_its_answer_is_logged(pad, processes):
     pad.probe.wait(lambda: 'save: nothing is recorded' in log.log, 'the answer')
 
 
+@pytest.mark.slow
 def test_a_device_without_the_buttons_is_named_and_the_node_lives(pad, processes):
     pad.state = REST, [1, 0]
     pad.probe.wait(lambda: 'joy refused: buttons: 2 of them, expected more than 5'

@@ -31,6 +31,7 @@ def config(tmp_path):
     return tmp_path / 'config.yaml'
 
 
+@pytest.mark.slow
 def test_two_demonstrations_are_recorded_bit_by_bit(start, probe, tmp_path, config):
     settings = RecordSettings(
         TASK, folder=str(tmp_path / 'bags'), episodes=2, image_size=SIZE, note='a test',

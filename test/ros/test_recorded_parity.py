@@ -27,7 +27,7 @@ from diffusion_policy_ros.policy.diffusion_policy import episode_noise
 from diffusion_policy_ros.typed import to_mapping
 
 FRAME = 'base'
-SECONDS = 4.0
+SECONDS = 2.0
 STORE = get_typestore(Stores.ROS2_JAZZY)
 
 
