@@ -13,6 +13,7 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 
+from diffusion_policy_ros.data.bag_reader import STATUS
 from diffusion_policy_ros.data.pictures import encode_picture
 from diffusion_policy_ros.data.replay_buffer import (
     load_replay_buffer, read_pictures, ReplayBuffer,
@@ -131,7 +132,7 @@ def _episodes(buffer: ReplayBuffer, bags: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for bag, part in zip(bags, buffer.episodes(), strict=True):
         stamps = buffer.arrays['stamp_ns'][part]
-        streams = bag['streams'].items()
+        streams = [item for item in bag['streams'].items() if item[0] != STATUS]
         cells = (
             f'{(stamps[-1] - stamps[0]) / NS_PER_S:.2f}',
             str(int(buffer.arrays['is_observation'][part].sum())),
