@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 import re
-import struct
 import sys
 import time
-from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from std_srvs.srv import SetBool
 
-from diffusion_policy_ros.data.bag_writer import BagTopic
 from diffusion_policy_ros.data.recording import Arrival, Recording, UNFINISHED
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
-from diffusion_policy_ros.nodes.bag_topics import bag_topic, message_class
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.jpeg_messages import COMPRESSED_IMAGE, IMAGE, jpeg_converter
 from diffusion_policy_ros.nodes.parameters import declare, read
+from diffusion_policy_ros.nodes.recorder_topics import RecorderTopics, WatchedTopic, Written
 from diffusion_policy_ros.nodes.services import add_trigger
 from diffusion_policy_ros.nodes.spin import run
 
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
               'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status')
 LOOK_PERIOD_S = 0.1
-MOST_LATCHED = 20
 EPISODE = re.compile(r'episode_(\d+)(\.|$)')
 
 
@@ -82,24 +73,8 @@ class RecorderConfig:
                 raise ValueError(f'tags: {tag!r}, expected key=value')
 
 
-@dataclass
-class _Watched:
-    """A topic that exists, and how it goes into the bag."""
-
-    topic: BagTopic
-    subscription: Subscription
-    has_header: bool
-    publishers: int
-    convert: Callable[[bytes], bytes] | None
-    latched: deque[Arrival]  # what a late subscriber would get, for bags that begin later
-
-
 class DemoRecorder(Node):
-    """
-    Writes what arrives between ~/start and ~/save.
-
-    Topics are looked for in the graph, and subscribed with the QoS that their publishers offer.
-    """
+    """Writes what arrives between ~/start and ~/save."""
 
     def __init__(self) -> None:
         super().__init__('demo_recorder')
@@ -110,10 +85,9 @@ class DemoRecorder(Node):
         resolve = self.resolve_topic_name
         self._required = {resolve(name) for name in (*images, *config.required)}
         self._images = {resolve(name) for name in images}
-        self._wanted = list(dict.fromkeys(
-            resolve(name) for name in (*images, *infos, *ARM_TOPICS, *config.required,
-                                       *config.extra_topics)))
-        self._watched: dict[str, _Watched] = {}
+        self._topics = RecorderTopics(self, [resolve(name) for name in (
+            *images, *infos, *ARM_TOPICS, *config.required, *config.extra_topics)],
+            config.queue_depth, self._written_as, self._take)
         self._recording: Recording | None = None
         self._saved = 0
         self._guard = Guard(self.get_logger().warning)
@@ -137,56 +111,17 @@ class DemoRecorder(Node):
     # Topics
 
     def _look(self) -> None:
-        """Subscribe to what is there now, and again where the QoS that is offered has changed."""
-        for name in self._wanted:
-            infos = self.get_publishers_info_by_topic(name)
-            watched = self._watched.get(name)
-            if watched is not None:
-                watched.publishers = len(infos)
-            if not infos or watched is not None and (
-                    self._recording is not None
-                    or _matches(watched.subscription.qos_profile, infos)):
-                continue
-            try:
-                self._watch(name, infos)
-            except LookupError as error:
-                self._guard.refuse(name, f'type: {error}')
+        for name, problem in self._topics.look(self._recording is None).items():
+            self._guard.refuse(name, f'type: {problem}')
 
-    def _watch(self, name: str, infos: Sequence[Any]) -> None:
+    def _written_as(self, name: str, kind: str) -> Written:
+        """Return how a topic goes into the bag."""
         config = self._config
-        kinds = sorted({info.topic_type for info in infos})
-        if len(kinds) > 1:
-            raise LookupError(f'it has the types {" and ".join(kinds)}, expected one')
-        message = message_class(kinds[0])
-        offered = [info.qos_profile for info in infos]
-        convert, written, kind = None, name, kinds[0]
         if kind == IMAGE and name in self._images and config.image_storage == 'jpeg':
-            convert = jpeg_converter(config.jpeg_quality)
-            written, kind = f'{name}/compressed', COMPRESSED_IMAGE
-        old = self._watched.pop(name, None)
-        if old is not None:
-            self.destroy_subscription(old.subscription)
-        subscription = self.create_subscription(
-            message, name, partial(self._on_message, name), _readable(infos, config.queue_depth),
-            raw=True)
-        fields = message.get_fields_and_field_types()
-        self._watched[name] = _Watched(
-            bag_topic(written, kind, offered), subscription,
-            next(iter(fields.values()), '') == 'std_msgs/Header', len(infos), convert,
-            deque(maxlen=MOST_LATCHED if _is_latched(infos) else 0))
+            return f'{name}/compressed', COMPRESSED_IMAGE, jpeg_converter(config.jpeg_quality)
+        return name, kind, None
 
-    def _on_message(self, name: str, data: bytes, info: dict[str, Any]) -> None:
-        watched = self._watched[name]
-        is_latched = watched.latched.maxlen > 0
-        if self._recording is None and not is_latched:
-            return
-        log_ns = info['received_timestamp'] or time.time_ns()
-        stamp_ns = _header_stamp_ns(data) if watched.has_header else log_ns
-        number = info.get('publication_sequence_number')
-        arrival = Arrival(data, stamp_ns, log_ns, info['source_timestamp'] or log_ns,
-                          number if watched.publishers == 1 else None)
-        if is_latched:
-            watched.latched.append(arrival)
+    def _take(self, name: str, watched: WatchedTopic, arrival: Arrival) -> None:
         if self._recording is None:
             return
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
@@ -195,35 +130,28 @@ class DemoRecorder(Node):
             self._guard.refuse(name, f'gap: {gap_ns / NS_PER_S:.3f} s without a message, expected '
                                      f'at most step_s {self._config.step_s} s')
 
-    def _drain(self) -> None:
-        """Take what has arrived and waits in the middleware."""
-        for name, watched in self._watched.items():
-            handle, kind = watched.subscription.handle, watched.subscription.msg_type
-            with handle:
-                while (taken := handle.take_message(kind, True)) is not None:
-                    self._on_message(name, *taken)
-
     # Services
 
     def _start(self) -> str:
         if self._recording is not None:
             raise ValueError(f'{self._recording.folder} is being recorded, expected ~/save or '
                              '~/discard first')
-        missing = sorted(name for name in self._required if name not in self._watched
-                         or not self._watched[name].publishers)
+        watched = self._topics.watched
+        missing = sorted(name for name in self._required
+                         if name not in watched or not watched[name].publishers)
         if missing:
             raise ValueError(f'{", ".join(missing)}: nobody publishes that')
-        self._drain()  # what is older than the episode
+        self._topics.drain()  # what is older than the episode
         try:
             self._recording = Recording(
-                self._next_folder(), [watched.topic for watched in self._watched.values()],
+                self._next_folder(), [topic.topic for topic in watched.values()],
                 self._config.buffer_mb << 20)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
-        for watched in self._watched.values():
-            for arrival in watched.latched:
-                self._recording.put(watched.topic, replace(arrival, log_ns=time.time_ns()),
-                                    watched.convert)
+        for topic in watched.values():
+            for arrival in topic.latched:
+                self._recording.put(topic.topic, replace(arrival, log_ns=time.time_ns()),
+                                    topic.convert)
         return f'recording {self._recording.folder}'
 
     def _save(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -256,7 +184,7 @@ class DemoRecorder(Node):
 
     def _end_recording(self) -> Recording | None:
         if self._recording is not None:
-            self._drain()
+            self._topics.drain()
         recording, self._recording = self._recording, None
         return recording
 
@@ -282,7 +210,7 @@ class DemoRecorder(Node):
     def _report(self) -> Report:
         recording = self._recording
         values = {'saved': self._saved, 'recording': recording.folder if recording else '',
-                  'topics': ' '.join(self._watched),
+                  'topics': ' '.join(self._topics.watched),
                   **{f'refused {key}': count for key, count in self._guard.refused.items()}}
         if recording is None:
             return OK, 'Waiting for ~/start.', values
@@ -291,32 +219,6 @@ class DemoRecorder(Node):
             return ERROR, f'Not recording: {recording.problem}', values
         lost = any(stats.lost for stats in recording.stats.values())
         return (WARN if lost else OK), 'Recording.', values
-
-
-def _readable(infos: Sequence[Any], depth: int) -> QoSProfile:
-    """Return what reads all these publishers: reliable, or latched, only where all are."""
-    profiles = [info.qos_profile for info in infos]
-    reliable = all(qos.reliability == ReliabilityPolicy.RELIABLE for qos in profiles)
-    return QoSProfile(
-        depth=depth,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if _is_latched(infos)
-        else DurabilityPolicy.VOLATILE)
-
-
-def _is_latched(infos: Sequence[Any]) -> bool:
-    return all(info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in infos)
-
-
-def _matches(qos: QoSProfile, infos: Sequence[Any]) -> bool:
-    wanted = _readable(infos, qos.depth)
-    return (qos.reliability, qos.durability) == (wanted.reliability, wanted.durability)
-
-
-def _header_stamp_ns(data: bytes) -> int:
-    """Return header.stamp of a message in CDR whose first field is its header."""
-    sec, nanosec = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
-    return sec * NS_PER_S + nanosec
 
 
 def main() -> int:
