@@ -40,3 +40,17 @@ def test_a_type_that_is_not_installed_is_named():
     for name in ('nowhere_msgs/msg/Thing', 'std_msgs/msg/Nothing'):
         with pytest.raises(LookupError, match=f'{name} is not installed'):
             message_class(name)
+
+
+def test_a_type_of_the_users_own_is_read_from_its_package(tmp_path, monkeypatch):
+    (tmp_path / 'share/ament_index/resource_index/packages').mkdir(parents=True)
+    (tmp_path / 'share/ament_index/resource_index/packages/own_msgs').touch()
+    (tmp_path / 'share/own_msgs/msg').mkdir(parents=True)
+    (tmp_path / 'share/own_msgs/msg/Touch.msg').write_text('std_msgs/Header header\nPad[2] pads\n')
+    (tmp_path / 'share/own_msgs/msg/Pad.msg').write_text('float32[] force\n')
+    monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path), prepend=':')
+    topic = bag_topic('/touch', 'own_msgs/msg/Touch', [])
+    assert set(get_types_from_msg(topic.definition, 'own_msgs/msg/Touch')) == {
+        'own_msgs/msg/Touch', 'own_msgs/msg/Pad', 'std_msgs/msg/Header',
+        'builtin_interfaces/msg/Time'}
+    assert topic.type_hash.startswith('RIHS01_')
