@@ -79,8 +79,8 @@ def grid_rows(buffer: ReplayBuffer, fps: int | None) -> tuple[int, list[np.ndarr
             raise ValueError(f'--fps is {fps}, expected a divisor of the {own} rows a second of '
                              'the data')
     elif fps is None or fps < 1:
-        raise ValueError(f'--fps is {"missing" if fps is None else fps}: the data are a recording, '
-                         'whose rows come at any times; expected rows a second, like --fps 20')
+        raise ValueError(f'--fps is {fps or "missing"}: the data are a recording, whose rows come '
+                         'at any times; expected rows a second, like --fps 20')
     chosen = []
     for number, rows in enumerate(buffer.episodes()):
         if recorded is None:
