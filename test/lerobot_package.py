@@ -20,7 +20,7 @@ from diffusion_policy_ros.policy import vision  # noqa: F401, without it torchvi
 
 sys.path += filter(None, os.environ.get('LEROBOT_PATH', '').split(os.pathsep))
 
-from lerobot.configs.types import FeatureType, PolicyFeature  # noqa: E402
+from lerobot.configs.types import FeatureType, PolicyFeature  # noqa: E402, I100
 from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: E402
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig  # noqa: E402
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy  # noqa: E402
@@ -34,7 +34,7 @@ N_OBS_STEPS, HORIZON = 2, 8
 def items(data: LeRobotDataset) -> dict[str, Any]:
     """Return what every row is, as LeRobot gives it."""
     rows = [data[i] for i in range(len(data))]
-    images = [key for key in data.meta.camera_keys]
+    images = data.meta.camera_keys
     return {
         'length': len(data), 'fps': data.fps, 'n_episodes': data.num_episodes,
         'tasks': [row['task'] for row in rows],
@@ -52,7 +52,7 @@ def windows(folder: str, cameras: list[str], fps: int) -> LeRobotDataset:
     """Return the data set whose rows are a diffusion policy's windows."""
     observed = [i / fps for i in range(1 - N_OBS_STEPS, 1)]
     return LeRobotDataset('local/x', root=folder, delta_timestamps={
-        **{key: observed for key in ('observation.state', *cameras)},
+        **dict.fromkeys(('observation.state', *cameras), observed),
         'action': [i / fps for i in range(1 - N_OBS_STEPS, HORIZON - N_OBS_STEPS + 1)]})
 
 

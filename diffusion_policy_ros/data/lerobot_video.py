@@ -9,7 +9,10 @@ import imageio_ffmpeg
 import numpy as np
 
 # A frame is read after one other at most, and none is stored ahead of its time.
-SETTINGS = ['-g', '2', '-bf', '0', '-crf', '16', '-preset', 'veryfast', '-movflags', '+faststart']
+WRITTEN = ['-g', '2', '-bf', '0', '-crf', '12', '-preset', 'veryfast', '-movflags', '+faststart']
+# No frame is repeated or left out, whatever the file says of its rate; and colours are rounded:
+# ffmpeg's fast way makes every picture darker by one or two of 255.
+READ = ['-fps_mode', 'passthrough', '-sws_flags', 'bicubic+accurate_rnd+full_chroma_int']
 
 
 class VideoWriter:
@@ -30,7 +33,7 @@ class VideoWriter:
         height, width = size
         self._encoder = imageio_ffmpeg.write_frames(
             str(path), (width, height), fps=fps, codec='libx264', pix_fmt_out='yuv420p',
-            quality=None, macro_block_size=2, output_params=SETTINGS)
+            quality=None, macro_block_size=2, output_params=WRITTEN)
         self._encoder.send(None)
 
     def add(self, picture: np.ndarray) -> None:
@@ -86,9 +89,7 @@ class VideoReader:
         self.path, self.position = path, 0
         if not path.is_file():
             raise ValueError(f'{path}: the video is missing')
-        # Passthrough: no frame is repeated or left out, whatever the file says of its rate.
-        self._frames = imageio_ffmpeg.read_frames(
-            str(path), output_params=['-fps_mode', 'passthrough'])
+        self._frames = imageio_ffmpeg.read_frames(str(path), output_params=READ)
         try:
             width, height = next(self._frames)['size']
         except (OSError, KeyError, StopIteration) as error:

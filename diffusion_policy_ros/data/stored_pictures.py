@@ -36,7 +36,7 @@ class StoredPictures:
         if camera + PICTURE_ENDS in root['meta']:
             ends = np.asarray(root['meta'][camera + PICTURE_ENDS])
             self._ends, self._shown = pictures.shown_pictures(ends)
-        rows = len(self._stored) if self._ends is None else len(self._shown)
+        rows = self._stored.shape[0] if self._ends is None else len(self._shown)
         if rows != n_rows:
             raise ValueError(f'{self._name}: it has {rows} rows, episode_ends say {n_rows}')
         shape = (self._stored if self._ends is None else self.read(np.array([0]))).shape[1:]
