@@ -31,6 +31,16 @@ from lerobot.policies.diffusion.processor_diffusion import (  # noqa: E402
 N_OBS_STEPS, HORIZON = 2, 8
 
 
+def video_backend() -> str | None:
+    """Return what LeRobot can decode videos with beside this PyTorch, if anything."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+        return 'torchcodec'
+    except (ImportError, OSError, RuntimeError):
+        import torchvision
+        return 'pyav' if hasattr(torchvision.io, 'VideoReader') else None
+
+
 def items(data: LeRobotDataset) -> dict[str, Any]:
     """Return what every row is, as LeRobot gives it."""
     rows = [data[i] for i in range(len(data))]
@@ -51,7 +61,7 @@ def items(data: LeRobotDataset) -> dict[str, Any]:
 def windows(folder: str, cameras: list[str], fps: int) -> LeRobotDataset:
     """Return the data set whose rows are a diffusion policy's windows."""
     observed = [i / fps for i in range(1 - N_OBS_STEPS, 1)]
-    return LeRobotDataset('local/x', root=folder, delta_timestamps={
+    return LeRobotDataset('local/x', root=folder, video_backend=video_backend(), delta_timestamps={
         **dict.fromkeys(('observation.state', *cameras), observed),
         'action': [i / fps for i in range(1 - N_OBS_STEPS, HORIZON - N_OBS_STEPS + 1)]})
 
@@ -85,7 +95,10 @@ def train_a_step(data: LeRobotDataset) -> list[float]:
 
 def load(folder: str) -> dict[str, Any]:
     """Return what LeRobot reads in a data set, and what it learns from it."""
-    found = items(LeRobotDataset('local/x', root=folder))
+    plain = LeRobotDataset('local/x', root=folder, video_backend=video_backend())
+    if plain.meta.video_keys and not video_backend():
+        return {'missing': 'no decoder: install the torchcodec that fits this PyTorch, and FFmpeg'}
+    found = items(plain)
     data = windows(folder, list(found['images']), found['fps'])
     last = data[len(data) - 1]
     return {**found, 'last_window': {key: last[key].tolist() for key in (

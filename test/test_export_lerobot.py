@@ -190,7 +190,7 @@ def append(writer, frames, offset=0.0):
 
 def test_full_files_are_followed_by_others(tmp_path, monkeypatch):
     monkeypatch.setattr(lerobot_writer, 'MOST_VIDEO_S', 0.25)  # 20 frames
-    writer = LeRobotWriter(tmp_path / 'many', FPS, {'arm': (32, 32)}, 'x', data_file_mb=0.001)
+    writer = LeRobotWriter(tmp_path / 'many', FPS, {'arm': (32, 32)}, 'x', data_file_mb=1e-4)
     for offset, length in enumerate(LENGTHS):
         append(writer, np.stack([picture((32, 32), 5 * i) for i in range(length)]), offset / 3)
     writer.close({})
