@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,17 @@ def picture(size: tuple[int, int], shade: int) -> np.ndarray:
     return (40 + shade + slopes // 2).astype(np.uint8)
 
 
-def write_simulated(path: Path, lengths: tuple[int, ...] = LENGTHS, **settings: Any) -> Path:
+def write_simulated(path: Path, cameras: Mapping[str, tuple[int, int]] = CAMERAS) -> Path:
     """Write what collect_demos.py writes, its pictures as PNG; a row's shade is 5 of it."""
     writer = ReplayWriter(
-        path, tuple(CAMERAS), {'task': 'open the drawer', 'cameras': list(CAMERAS),
+        path, tuple(cameras), {'task': 'open the drawer', 'cameras': list(cameras),
                                'source_size': 64, 'renderer': 'plain', 'seed_start': 7,
-                               'step_ns': STEP_NS, **settings},
+                               'step_ns': STEP_NS},
         {'versions': {'mujoco': '3.3.0'}}, 'png')
-    for seed, length in enumerate(lengths):
+    for seed, length in enumerate(LENGTHS):
         writer.append(values(length, seed), {
             camera: encode([picture(size, 5 * i) for i in range(length)], 'png')
-            for camera, size in CAMERAS.items()}, seed)
+            for camera, size in cameras.items()}, seed)
     return path
 
 

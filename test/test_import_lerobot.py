@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 import pytest
+from settings import Config, TrainingConfig
 from test_window_data import config
-import train
+from train import read_data
 
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
-from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.config import CameraSpec, ObservationSpec
 
 DATA = 'data/chunk-000/file-000.parquet'
@@ -81,15 +81,11 @@ def test_it_can_be_trained_on_as_the_data_that_it_came_from(exported, tmp_path):
     assert (found['step_ns'], found['seed_start']) == (STEP_NS, 7)
     assert found['source_sizes'] == {'arm': [64, 64], 'wrist': [64, 64]}
     assert found['versions']['mujoco'] == '3.3.0' and 'pyarrow' in found['versions']
-    data = WindowData(buffer, config())
-    assert len(data.action) == sum(LENGTHS)
-    overrides = ['policy.renderer=plain', 'training.episodes=2', 'training.validation_episodes=1']
-    some = train.read_config(train.Path(__file__).parents[1] / 'config/training/cpu_unet.yaml',
-                             overrides)
-    cameras = ObservationSpec((CameraSpec('arm', 64, 64, 32, 32),))
-    policy = config(observation=cameras)
-    provenance = train.read_data(path, train.Config(policy, some.training))[2]['data']
-    assert (provenance['task'], provenance['frames']) == ('open the drawer', sum(LENGTHS[:2]))
+    policy = config(observation=ObservationSpec((CameraSpec('arm', 64, 64, 32, 32),)))
+    chosen = Config(policy, TrainingConfig(episodes=2, steps=1, validation_episodes=1))
+    used, held_out, provenance = read_data(path, chosen)
+    assert (len(used.action), len(held_out.action)) == (sum(LENGTHS[:2]), LENGTHS[2])
+    assert provenance['data']['seed_start'] == 7
 
 
 def test_dimensions_are_found_by_number_and_by_name(exported, tmp_path, capsys):
