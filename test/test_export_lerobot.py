@@ -261,6 +261,33 @@ def test_bad_data_are_refused_in_one_line(tmp_path, capsys, spoil, options, word
         assert word in said
 
 
+def grey(path):
+    root = zarr.open_group(str(path), mode='r+')
+    del root['data/arm']
+    root.create_array('data/arm', data=np.zeros((9, 16, 16), np.uint8))
+
+
+def floats(path):
+    root = zarr.open_group(str(path), mode='r+')
+    del root['data/arm']
+    root.create_array('data/arm', data=np.zeros((9, 16, 16, 3), np.float32))
+
+
+@pytest.mark.parametrize('spoil, options, words', [
+    (None, (), ("attribute 'cameras' is missing", 'expected --cameras NAME')),
+    (grey, ('--cameras', 'arm'), ('data/arm: it is uint8 (9, 16, 16), expected',)),
+    (floats, ('--cameras', 'arm'), ('data/arm: it is float32 (9, 16, 16, 3)',)),
+    (None, ('--cameras', 'front'), ('data/front is missing', "'arm'")),
+])
+def test_bad_raw_pictures_are_refused_in_one_line(tmp_path, capsys, spoil, options, words):
+    dataset = write_demonstrations(tmp_path / 'raw.zarr', lengths=(5, 4), size=16)
+    if spoil:
+        spoil(dataset)
+    said = refusal(capsys, export, dataset, tmp_path / 'out', *options)
+    for word in words:
+        assert word in said
+
+
 def test_a_recording_needs_a_rate(tmp_path, capsys):
     dataset = write_recorded(tmp_path / 'recorded.zarr', (10_000_000 * np.arange(1, 9),))
     said = refusal(capsys, export, dataset, tmp_path / 'out')

@@ -275,6 +275,13 @@ BAD = {
     'no length': (lambda f: edit_table(f / EPISODES, length=None), (), ('column length',)),
     'no place': (lambda f: edit_table(f / EPISODES, **{
         'videos/observation.images.arm/file_index': None}), (), ('episode 0 has no videos/obs',)),
+    'no start': (lambda f: edit_table(f / EPISODES, **{
+        'videos/observation.images.arm/from_timestamp': None}), (), ('no videos/', 'timestamp')),
+    'other path': (lambda f: change(f / INFO, data_path='data/{episode_chunk}.parquet'), (),
+                   (INFO, "data_path has 'episode_chunk' in it")),
+    'depth': (lambda f: set_feature(f, 'observation.images.arm', shape=[32, 32, 1]), (),
+              (INFO, 'observation.images.arm has 1 channels, expected 3')),
+    'no height': (None, ('--height', '0'), ('size asked for is 0x32',)),
     'late rows': (late_rows, (), (DATA, 'rows out of time', 'timestamp i / 80')),
     'no camera': (None, ('--cameras', 'front'), ('no feature front has pictures',)),
     'one name': (None, ('--cameras', 'arm=a', 'wrist=a'), ('wrist=a', 'expected KEY=NAME')),

@@ -37,8 +37,10 @@ def camera_names(path: Path, attributes: Mapping[str, Any],
     Return the cameras to export, all of the data set's by default.
 
     Raises:
-        ValueError: one is not in it.
+        ValueError: one is not in it, or nothing says which there are.
     """
+    if wanted is None and 'cameras' not in attributes:
+        raise ValueError(f"{path}: the attribute 'cameras' is missing, expected --cameras NAME")
     found = [camera if isinstance(camera, str) else camera['name']
              for camera in attributes.get('cameras', ())]
     missing = [camera for camera in wanted or () if camera not in found]
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="what is done, in words (the data set's attribute 'task')")
     parser.add_argument('--robot-type', metavar='TEXT', help='of info.json (none)')
     options = parser.parse_args(arguments)
-    new = options.output.with_name(options.output.name + '.new')
+    new = options.output.parent / f'{options.output.name}.new'
     try:
         if options.output.exists():
             raise ValueError(f'{options.output}: exists, expected no such folder')

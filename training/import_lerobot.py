@@ -189,7 +189,8 @@ def import_all(options: argparse.Namespace, new: Path) -> str:
     sizes = {}
     for name, key in cameras.items():
         height, width = reader.picture_size(key)
-        sizes[name] = (options.height or height, options.width or width)
+        sizes[name] = (height if options.height is None else options.height,
+                       width if options.width is None else options.width)
     about = facts(reader, cameras, options.task)
     if len(reader.tasks) > 1 and not options.task:
         print(f'note: {len(reader.tasks)} tasks; no row tells which one it is of')
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Import from the command line."""
     parser = parser_of()
     options = parser.parse_args(arguments)
-    new = options.output.with_name(options.output.name + '.new')
+    new = options.output.parent / f'{options.output.name}.new'
     try:
         if options.output.exists():
             raise ValueError(f'{options.output}: exists, expected no such folder')

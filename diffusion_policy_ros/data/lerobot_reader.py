@@ -139,15 +139,23 @@ class LeRobotReader:
             yield frame
 
     def picture_size(self, key: str) -> tuple[int, int]:
-        """Return height and width of a camera's pictures."""
+        """
+        Return height and width of a camera's pictures.
+
+        Raises:
+            ValueError: they are not of three colours.
+        """
         feature = self.feature(key)
         shape, names = feature.get('shape'), feature.get('names')
         if not isinstance(shape, list) or len(shape) != 3:
             raise ValueError(f'{self.folder / form.INFO}: {key} has shape {shape}, expected '
                              '[height, width, 3]')
-        first = bool(names) and names[0] in form.CHANNEL_NAMES
-        height, width = shape[1:] if first else shape[:2]
-        return height, width
+        if names and names[0] in form.CHANNEL_NAMES:
+            shape = [*shape[1:], shape[0]]
+        if shape[2] != 3:
+            raise ValueError(f'{self.folder / form.INFO}: {key} has {shape[2]} channels, expected '
+                             '3; --cameras takes others')
+        return shape[0], shape[1]
 
     def close(self) -> None:
         """Stop reading videos."""
@@ -184,7 +192,11 @@ class LeRobotReader:
         if None in place.values():
             raise ValueError(f'{self.folder / "meta/episodes"}: episode {number} has no '
                              f'{prefix}chunk_index and {prefix}file_index')
-        return self.folder / (self._info.get(pattern) or default).format(**place, **names)
+        try:
+            return self.folder / (self._info.get(pattern) or default).format(**place, **names)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f'{self.folder / form.INFO}: {pattern} has {error} in it, expected '
+                             f'{default!r} or the like') from None
 
     def _rows(self, number: int, keys: tuple[str, ...]) -> tuple[Path, pa.Table]:
         """Return an episode's rows of some columns, and the file that they are in."""
@@ -227,7 +239,11 @@ class LeRobotReader:
     def _video(self, number: int, key: str) -> tuple[Path, Iterator[np.ndarray]]:
         path = self._path(number, f'videos/{key}/', 'video_path', form.VIDEO_PATH, video_key=key)
         episode = self.episodes[number]
-        first = round(episode[f'videos/{key}/from_timestamp'] * self.fps)
+        start_s = episode.get(f'videos/{key}/from_timestamp')
+        if start_s is None:
+            raise ValueError(f'{self.folder / "meta/episodes"}: episode {number} has no '
+                             f'videos/{key}/from_timestamp')
+        first = round(start_s * self.fps)
         video = self._videos.get(key)
         if video is None or video.path != path or video.position > first:
             if video is not None:

@@ -40,9 +40,9 @@ class StoredPictures:
         if rows != n_rows:
             raise ValueError(f'{self._name}: it has {rows} rows, episode_ends say {n_rows}')
         shape = (self._stored if self._ends is None else self.read(np.array([0]))).shape[1:]
-        if len(shape) != 3 or shape[2] != 3:
-            raise ValueError(f'{self._name}: it has shape {self._stored.shape}, expected '
-                             '(N, H, W, 3)')
+        if len(shape) != 3 or shape[2] != 3 or self._stored.dtype != np.uint8:
+            raise ValueError(f'{self._name}: it is {self._stored.dtype} {self._stored.shape}, '
+                             'expected uint8 (N, H, W, 3)')
         self.size = (int(shape[0]), int(shape[1]))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
