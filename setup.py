@@ -26,6 +26,7 @@ extras = {
     # MetaWorld 3 pins this MuJoCo; gymnasium imports packaging without asking for it.
     'sim': ['gymnasium>=1.1', 'imageio-ffmpeg', 'metaworld==3.1.1', 'mujoco==3.3.0', 'packaging'],
     'bags': ['mcap>=1.6', 'rosbags>=0.11'],
+    'lerobot': ['imageio-ffmpeg>=0.5', 'pyarrow'],
     'train': ['accelerate', 'matplotlib>=3.7', 'rich', 'tensorboard', 'zarr>=2.18'],
     'ray': ['ray>=2.9'],
     # ROS 2 Jazzy's client library and messages, for people without ROS: never on a ROS install.

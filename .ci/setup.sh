@@ -6,7 +6,7 @@ set -euo pipefail
 venv=$1
 python=${PYTHON:-python3}
 package=diffusion_policy_ros
-extras=policy,sim,bags,train,test,dev
+extras=policy,sim,bags,lerobot,train,test,dev
 
 fail() {
   echo "$package: $*" >&2

@@ -16,7 +16,7 @@ import tempfile
 
 HERE = Path(__file__).resolve().parent
 PYTHONS = ('3.11', '3.10', '3.12', '3.13')
-EXTRAS = 'policy,sim,bags,train,jazzy,test,dev'
+EXTRAS = 'policy,sim,bags,lerobot,train,jazzy,test,dev'
 # `colcon build --symlink-install` needs `setup.py develop`, which setuptools 80 dropped.
 TOOLS = ('pip', 'setuptools<80', 'wheel')
 # torch pins its CUDA libraries itself; a CPU build has none.

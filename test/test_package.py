@@ -29,6 +29,7 @@ NAMES = {
     'metaworld': ('metaworld', None),
     'mujoco': ('mujoco', None),
     'numcodecs': ('zarr', None),
+    'pyarrow': ('pyarrow', None),
     'ray': ('ray', None),
     'rosbags': ('rosbags', None),
     'safetensors': ('safetensors', None),
@@ -108,7 +109,7 @@ def test_every_import_is_declared(package, arguments):
     extras = arguments['extras_require']
     required = requirement_names(
         arguments['install_requires']
-        + [item for extra in ('policy', 'sim', 'bags', 'train', 'ray', 'jazzy')
+        + [item for extra in ('policy', 'sim', 'bags', 'lerobot', 'train', 'ray', 'jazzy')
            for item in extras[extra]])
     required |= {name.removeprefix('ros-jazzy-') for name in required}
     missing = []
