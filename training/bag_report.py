@@ -15,9 +15,8 @@ import numpy as np
 
 from diffusion_policy_ros.data.bag_reader import STATUS
 from diffusion_policy_ros.data.pictures import encode_picture
-from diffusion_policy_ros.data.replay_buffer import (
-    load_replay_buffer, read_pictures, ReplayBuffer,
-)
+from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, ReplayBuffer
+from diffusion_policy_ros.data.stored_pictures import StoredPictures
 from diffusion_policy_ros.datatypes import EE_POSE, NS_PER_S
 from diffusion_policy_ros.policy.config import PolicyConfig
 
@@ -116,10 +115,10 @@ def _sheet(dataset: Path, buffer: ReplayBuffer, camera: str,
     """Return the first frames of some episodes, and below them their last."""
     episodes = list(buffer.episodes())
     chosen = np.unique(np.linspace(0, len(episodes) - 1, SHEET_EPISODES).round().astype(int))
-    frames = read_pictures(dataset, camera, [
-        *(episodes[i].start for i in chosen), *(episodes[i].stop - 1 for i in chosen)])
-    small = [cv2.resize(frame, (SHEET_PX, SHEET_PX)) for frame in frames]
-    rows = [np.hstack(small[:len(chosen)]), np.hstack(small[len(chosen):])]
+    stored = StoredPictures(dataset, camera, int(buffer.episode_ends[-1]))
+    ends = [stored.read(np.array([episodes[i].start, episodes[i].stop - 1])) for i in chosen]
+    rows = [np.hstack([cv2.resize(frame, (SHEET_PX, SHEET_PX)) for frame in frames])
+            for frames in zip(*ends, strict=True)]
     names = ', '.join(escape(bags[i]['name']) for i in chosen)
     picture = encode_picture(np.vstack(rows), 'png').tobytes()
     return f'<h3>{escape(camera)}</h3>{_image(picture)}<p>{names}</p>'

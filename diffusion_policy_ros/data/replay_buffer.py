@@ -8,7 +8,7 @@ every stamp of any stream, which a slower camera's picture is then shown in seve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 import hashlib
@@ -139,20 +139,6 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
         except ValueError as error:
             raise ValueError(f'{path}: data/{key}: {error}') from None
     return ReplayBuffer(arrays, ends, dict(root.attrs), shown)
-
-
-def read_pictures(path: Path, camera: str, rows: Sequence[int]) -> list[np.ndarray]:
-    """Return the pictures, (H, W, 3) uint8 RGB, that some rows of `ReplayWriter`'s show."""
-    root = zarr.open_group(str(path), mode='r')
-    ends = np.asarray(root['meta'][camera + PICTURE_ENDS])
-    found = []
-    for row in rows:
-        first = np.searchsorted(ends, ends[row])
-        blob = np.asarray(root['data'][camera][ends[first - 1] if first else 0:ends[row]])
-        out = np.empty((1, *pictures.picture_shape(blob, np.array([len(blob)]))), np.uint8)
-        pictures.decode(blob, np.array([len(blob)]), out)
-        found.append(out[0])
-    return found
 
 
 def _first(ends: np.ndarray, n_episodes: int) -> np.ndarray:
