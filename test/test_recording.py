@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno
+import resource
 import threading
 
 from bags import pose, topic
 import pytest
 from rosbags.rosbag2 import Reader
 
+from diffusion_policy_ros.data.bag_recovery import recover_bag
 from diffusion_policy_ros.data.bag_writer import BagWriter
 from diffusion_policy_ros.data.recording import Arrival, Recording
 
@@ -87,16 +88,19 @@ def test_what_does_not_fit_into_memory_is_counted(tmp_path, monkeypatch):
     assert [len(data) for data in found] == [600, 400]
 
 
-def test_a_full_disk_is_said_and_leaves_what_is_there(tmp_path, monkeypatch):
-    recording = Recording(tmp_path / 'episode', [], LIMIT)
-    recording.put(POSE, arrival(1))
-
-    def full(self, *arguments):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(BagWriter, 'write', full)
-    for number in (2, 3):
-        recording.put(POSE, arrival(number))
-    with pytest.raises(OSError, match='/ee_pose: .*No space left'):
-        recording.finish({})
+def test_a_full_disk_is_said_and_what_is_there_can_be_recovered(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, limit[1]))  # of any file
+    try:
+        recording = Recording(tmp_path / 'episode', [], 100 * LIMIT)
+        for number in range(1, 101):
+            recording.put(POSE, arrival(number, arrival(number).data + bytes(100_000)))
+        with pytest.raises(OSError, match='/ee_pose: .*File too large'):
+            recording.finish({})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [path.name for path in tmp_path.iterdir()] == ['episode.unfinished']
+    target, count = recover_bag(recording.unfinished)
+    assert 30 <= count < 40
+    assert [data[:100] for data in messages(target)[0]] == [
+        (arrival(number).data + bytes(100))[:100] for number in range(1, count + 1)]

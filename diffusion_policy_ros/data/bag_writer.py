@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
@@ -130,7 +131,8 @@ class BagWriter:
 
     def abort(self) -> None:
         """Leave the file as it is, without an end: `recover_bag` reads it."""
-        self._stream.close()
+        with contextlib.suppress(OSError):  # what is buffered finds no room either
+            self._stream.close()
 
     def _add(self, topic: BagTopic) -> _Channel:
         if topic.type not in self._schemas:

@@ -103,9 +103,12 @@ class DemoRecorder(Node):
         """Close the bag of an episode that nobody saved; its folder stays marked as unfinished."""
         recording = self._end_recording()
         if recording is not None:
-            path = recording.finish({**self._about(), 'complete': 'false'}, keep_name=True)
-            self.get_logger().warning(f'ended while recording: {path} is readable, but no whole '
-                                      'episode')
+            try:
+                recording.finish({**self._about(), 'complete': 'false'}, keep_name=True)
+                self.get_logger().warning(f'ended while recording: {recording.unfinished} is '
+                                          'readable, but no whole episode')
+            except OSError as error:
+                self.get_logger().error(_cut_off(recording, error))
         return True
 
     # Topics
@@ -125,6 +128,8 @@ class DemoRecorder(Node):
         if self._recording is None:
             return
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
+        if self._recording.problem:
+            self._guard.refuse('bag', f'cut off: {self._recording.problem}, nothing more is kept')
         step_ns = to_ns(self._config.step_s)
         if step_ns and gap_ns > step_ns and name in self._required:
             self._guard.refuse(name, f'gap: {gap_ns / NS_PER_S:.3f} s without a message, expected '
@@ -163,9 +168,7 @@ class DemoRecorder(Node):
         try:
             path = recording.finish({**self._about(), 'success': success, 'complete': 'true'})
         except OSError as error:
-            response.success = False
-            response.message = (f'{recording.unfinished} is cut off: {error}. Once there is room, '
-                                f'recover_bag {recording.unfinished} saves what can be read')
+            response.success, response.message = False, _cut_off(recording, error)
             self.get_logger().error(response.message)
             return response
         self._saved += 1
@@ -219,6 +222,11 @@ class DemoRecorder(Node):
             return ERROR, f'Not recording: {recording.problem}', values
         lost = any(stats.lost for stats in recording.stats.values())
         return (WARN if lost else OK), 'Recording.', values
+
+
+def _cut_off(recording: Recording, error: OSError) -> str:
+    return (f'{recording.unfinished} is cut off: {error}. Once there is room, recover_bag '
+            f'{recording.unfinished} saves what can be read')
 
 
 def main() -> int:

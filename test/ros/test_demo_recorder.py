@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import resource
 import signal
 
 import benchmark_recording
@@ -238,6 +239,30 @@ def test_after_a_kill_all_but_the_last_second_is_recovered(arm, start, tmp_path)
     assert sum(map(len, found.values())) == count >= 15
     for name, sent in arm.sent.items():
         assert found[name] == sent[:len(found[name])]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_at_once_and_nothing_that_is_there_is_lost(probe, start, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, limit[1]))  # of any file
+    try:
+        arm = Arm(probe, start, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    arm.begin()
+    probe.wait(lambda: arm.publish() or 'bag refused: cut off: ' in arm.process.log, 'the warning')
+    answer = arm.call('save')
+    cut_off = arm.folder / 'episode_000000.unfinished'
+    assert not answer.success
+    assert f'{cut_off} is cut off: ' in answer.message and 'File too large' in answer.message
+    all_sent = dict(arm.sent)
+    arm.begin()  # the next one has room, here
+    assert arm.call('discard').success
+    target, count = recover_bag(cut_off)
+    found, _ = read(target)
+    assert sum(map(len, found.values())) == count > 100
+    for name, sent in all_sent.items():
+        assert found[name] == [data for data in sent if data in set(found[name])]
 
 
 def test_a_load_is_recorded_without_a_loss(ros, tmp_path):
