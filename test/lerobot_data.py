@@ -81,7 +81,7 @@ def import_back(folder: Path, dataset: Path, *options: str) -> Path:
     return dataset
 
 
-def refusal(capsys: Any, call: Any, *arguments: Any) -> str:
+def refusal(capfd: Any, call: Any, *arguments: Any) -> str:
     """Return the one line that a script ends with, with exit code 2 and nothing left behind."""
     output = Path(arguments[1])
     before = output.exists()
@@ -91,7 +91,7 @@ def refusal(capsys: Any, call: Any, *arguments: Any) -> str:
         assert end.code == 2
     else:
         raise AssertionError('it was not refused')
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert said.count('\n') == 1, said
     assert output.exists() == before
     assert not output.with_name(output.name + '.new').exists()

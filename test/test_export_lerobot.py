@@ -1,7 +1,10 @@
 """Exported data sets, looked at file by file, and what is refused."""
 
 import json
+import os
+from pathlib import Path
 import subprocess
+import sys
 
 from demonstrations import write_demonstrations
 import imageio_ffmpeg
@@ -19,6 +22,7 @@ from diffusion_policy_ros.data.lerobot_reader import LeRobotReader
 from diffusion_policy_ros.data.lerobot_video import VideoWriter
 from diffusion_policy_ros.data.lerobot_writer import LeRobotWriter
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 FIRST = {'chunk_index': 0, 'file_index': 0}
 ROWS = sum(LENGTHS)
 
@@ -220,6 +224,19 @@ def test_a_video_that_cannot_be_written_is_an_error(tmp_path):
         writer.close()
 
 
+@pytest.mark.parametrize('images', ['video', 'png'])
+def test_a_full_disk_leaves_one_line_and_no_folder(simulated, tmp_path, images):
+    script = REPOSITORY / 'training/export_lerobot.py'
+    ended = subprocess.run(
+        ['bash', '-c', f'ulimit -f 4; exec "{sys.executable}" "$@"', '-', script, simulated,
+         '-o', tmp_path / 'out', '--images', images], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(REPOSITORY)})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f'export_lerobot.py: {tmp_path}/out.new/'), ended.stderr
+    assert ended.stderr.count('\n') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def break_last_picture(path):
     root = zarr.open_group(str(path), mode='r+')
     root['data/wrist'][int(root['meta/wrist_ends'][-2]):] = 0
@@ -252,11 +269,11 @@ def no_task(path):
     (None, ('--fps', '1'), ('episode 0 has one row at 1 fps',)),
     (None, ('--cameras', 'front'), ('camera front is missing', "['arm', 'wrist']")),
 ])
-def test_bad_data_are_refused_in_one_line(tmp_path, capsys, spoil, options, words):
+def test_bad_data_are_refused_in_one_line(tmp_path, capfd, spoil, options, words):
     dataset = write_simulated(tmp_path / 'demos.zarr')
     if spoil:
         spoil(dataset)
-    said = refusal(capsys, export, dataset, tmp_path / 'out', *options)
+    said = refusal(capfd, export, dataset, tmp_path / 'out', *options)
     for word in words:
         assert word in said
 
@@ -279,32 +296,32 @@ def floats(path):
     (floats, ('--cameras', 'arm'), ('data/arm: it is float32 (9, 16, 16, 3)',)),
     (None, ('--cameras', 'front'), ('data/front is missing', "'arm'")),
 ])
-def test_bad_raw_pictures_are_refused_in_one_line(tmp_path, capsys, spoil, options, words):
+def test_bad_raw_pictures_are_refused_in_one_line(tmp_path, capfd, spoil, options, words):
     dataset = write_demonstrations(tmp_path / 'raw.zarr', lengths=(5, 4), size=16)
     if spoil:
         spoil(dataset)
-    said = refusal(capsys, export, dataset, tmp_path / 'out', *options)
+    said = refusal(capfd, export, dataset, tmp_path / 'out', *options)
     for word in words:
         assert word in said
 
 
-def test_a_recording_needs_a_rate(tmp_path, capsys):
+def test_a_recording_needs_a_rate(tmp_path, capfd):
     dataset = write_recorded(tmp_path / 'recorded.zarr', (10_000_000 * np.arange(1, 9),))
-    said = refusal(capsys, export, dataset, tmp_path / 'out')
+    said = refusal(capfd, export, dataset, tmp_path / 'out')
     assert str(dataset) in said and '--fps is missing' in said and 'like --fps 20' in said
 
 
-def test_an_odd_size_is_no_video(tmp_path, capsys):
+def test_an_odd_size_is_no_video(tmp_path, capfd):
     dataset = write_demonstrations(tmp_path / 'raw.zarr', lengths=(5, 4), size=15)
-    said = refusal(capsys, export, dataset, tmp_path / 'out',
+    said = refusal(capfd, export, dataset, tmp_path / 'out',
                    '--cameras', 'arm')
     assert 'camera arm: its pictures are 15x15' in said and '--images png' in said
     export(dataset, tmp_path / 'out', '--cameras', 'arm', '--images', 'png')
 
 
-def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(simulated, tmp_path, capsys):
+def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(simulated, tmp_path, capfd):
     (tmp_path / 'out').mkdir()
-    said = refusal(capsys, export, simulated, tmp_path / 'out')
+    said = refusal(capfd, export, simulated, tmp_path / 'out')
     assert 'out: exists, expected no such folder' in said
     (tmp_path / 'out').rmdir()
     (tmp_path / 'out.new/data').mkdir(parents=True)
@@ -313,6 +330,6 @@ def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(simulated, tmp_
     assert not (tmp_path / 'out/data/old').exists() and not (tmp_path / 'out.new').exists()
 
 
-def test_no_such_data_set(tmp_path, capsys):
-    said = refusal(capsys, export, tmp_path / 'absent.zarr', tmp_path / 'out')
+def test_no_such_data_set(tmp_path, capfd):
+    said = refusal(capfd, export, tmp_path / 'absent.zarr', tmp_path / 'out')
     assert 'absent.zarr: no zarr group' in said

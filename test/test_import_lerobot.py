@@ -88,12 +88,12 @@ def test_it_can_be_trained_on_as_the_data_that_it_came_from(exported, tmp_path):
     assert provenance['data']['seed_start'] == 7
 
 
-def test_dimensions_are_found_by_number_and_by_name(exported, tmp_path, capsys):
+def test_dimensions_are_found_by_number_and_by_name(exported, tmp_path, capfd):
     path = import_back(
         exported, tmp_path / 'mapped.zarr', '--state-position', 'ee_z,ee_y,0',
         '--state-quaternion', 'none', '--state-gripper', 'ee_x', '--action', 'observation.state',
         '--action-position', '5,6,gripper', '--action-gripper', 'none')
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert 'note: --state-quaternion none: [0.0, 0.0, 0.0, 1.0] is written in every row of ee_p' \
         in said
     assert 'note: --action-gripper none: [0.0] is written in every row of target_gripper' in said
@@ -109,9 +109,9 @@ def test_dimensions_are_found_by_number_and_by_name(exported, tmp_path, capsys):
     assert (buffer.arrays['target_gripper'] == 0).all()
 
 
-def test_nothing_is_noted_where_nothing_is_made_up(exported, tmp_path, capsys):
+def test_nothing_is_noted_where_nothing_is_made_up(exported, tmp_path, capfd):
     import_back(exported, tmp_path / 'back.zarr')
-    assert 'note: ' not in capsys.readouterr().out
+    assert 'note: ' not in capfd.readouterr().out
 
 
 def test_cameras_are_chosen_named_and_scaled(exported_png, tmp_path):
@@ -135,7 +135,7 @@ def test_every_so_many_rows_can_be_taken(exported_png, tmp_path):
     assert shades.tolist() == [0, 20, 40, 0, 20, 40, 0, 20, 40, 60]
 
 
-def test_a_step_that_is_no_whole_number_is_said(folder, tmp_path, capsys):
+def test_a_step_that_is_no_whole_number_is_said(folder, tmp_path, capfd):
     change(folder / 'meta/info.json', fps=30)
     edit_table(folder / DATA, timestamp=pa.array(
         np.concatenate([np.arange(n) / 30 for n in LENGTHS]).astype(np.float32)))
@@ -145,7 +145,7 @@ def test_a_step_that_is_no_whole_number_is_said(folder, tmp_path, capsys):
         for camera in CAMERAS})
     path = import_back(folder, tmp_path / 'thirty.zarr', '--task', 'other words')
     assert 'note: a step is 33333333 ns: policy.dt_s must be 0.033333333' in \
-        capsys.readouterr().out
+        capfd.readouterr().out
     buffer = load_replay_buffer(path, ('arm',))
     assert (buffer.attributes['step_ns'], buffer.attributes['task']) == (33_333_333, 'other words')
     shades = buffer.images('arm', np.arange(sum(LENGTHS)))[:, 0, 0, 0] - 40.0
@@ -177,10 +177,10 @@ def test_episodes_may_lie_in_a_video_in_any_order(folder, tmp_path):
     assert np.abs(shades - shown[frames]).max() <= 2
 
 
-def test_several_tasks_are_named_together(folder, tmp_path, capsys):
+def test_several_tasks_are_named_together(folder, tmp_path, capfd):
     edit_table(folder / EPISODES, tasks=pa.array([['pull'], ['push'], ['pull']]))
     path = import_back(folder, tmp_path / 'tasks.zarr', '--cameras')
-    assert 'note: 2 tasks; no row tells which one it is of' in capsys.readouterr().out
+    assert 'note: 2 tasks; no row tells which one it is of' in capfd.readouterr().out
     assert load_replay_buffer(path, ()).attributes['task'] == 'pull; push'
 
 
@@ -290,11 +290,11 @@ BAD = {
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_bad_data_are_refused_in_one_line(folder, tmp_path, capsys, name):
+def test_bad_data_are_refused_in_one_line(folder, tmp_path, capfd, name):
     spoil, options, words = BAD[name]
     if spoil:
         spoil(folder)
-    said = refusal(capsys, import_back, folder, tmp_path / 'out.zarr', *options)
+    said = refusal(capfd, import_back, folder, tmp_path / 'out.zarr', *options)
     for word in words:
         assert word in said
 
@@ -311,20 +311,20 @@ def no_bytes(data):
     (break_picture, ('episode 1, row 3', 'no image, expected jpeg or png')),
     (no_bytes, ('episode 1, row 3', '0 bytes')),
 ])
-def test_a_broken_picture_is_named(folder_png, tmp_path, capsys, spoil, words):
+def test_a_broken_picture_is_named(folder_png, tmp_path, capfd, spoil, words):
     key = 'observation.images.wrist'
     table = parquet.read_table(folder_png / DATA)
     cells = table[key].to_pylist()
     cells[LENGTHS[0] + 3]['bytes'] = spoil(cells[LENGTHS[0] + 3]['bytes'])
     edit_table(folder_png / DATA, **{key: pa.array(cells, table.schema.field(key).type)})
-    said = refusal(capsys, import_back, folder_png, tmp_path / 'out.zarr')
+    said = refusal(capfd, import_back, folder_png, tmp_path / 'out.zarr')
     for word in (DATA, key, *words):
         assert word in said
 
 
-def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(exported, tmp_path, capsys):
+def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(exported, tmp_path, capfd):
     (tmp_path / 'out.zarr').mkdir()
-    said = refusal(capsys, import_back, exported, tmp_path / 'out.zarr')
+    said = refusal(capfd, import_back, exported, tmp_path / 'out.zarr')
     assert 'out.zarr: exists, expected no such folder' in said
     (tmp_path / 'out.zarr').rmdir()
     (tmp_path / 'out.zarr.new').mkdir()

@@ -33,7 +33,7 @@ class VideoWriter:
         height, width = size
         self._encoder = imageio_ffmpeg.write_frames(
             str(path), (width, height), fps=fps, codec='libx264', pix_fmt_out='yuv420p',
-            quality=None, macro_block_size=2, output_params=WRITTEN)
+            quality=None, macro_block_size=2, ffmpeg_log_level='quiet', output_params=WRITTEN)
         self._encoder.send(None)
 
     def add(self, picture: np.ndarray) -> None:
@@ -46,7 +46,8 @@ class VideoWriter:
         try:
             self._encoder.send(np.ascontiguousarray(picture))
         except OSError as error:
-            raise OSError(f'{self.path}: {_last_line(error)}') from None
+            raise OSError(f'{self.path}: ffmpeg has stopped ({_lines(error)[0]}); is the disk '
+                          'full?') from None
         self.frames += 1
 
     def close(self) -> None:
@@ -94,7 +95,7 @@ class VideoReader:
             width, height = next(self._frames)['size']
         except (OSError, KeyError, StopIteration) as error:
             raise ValueError(f'{path}: found no video that ffmpeg can read '
-                             f'({_last_line(error)})') from None
+                             f'({_lines(error)[-1]})') from None
         self.size = (height, width)
 
     def read(self, first: int, count: int) -> Iterator[np.ndarray]:
@@ -123,6 +124,6 @@ class VideoReader:
         self._frames.close()
 
 
-def _last_line(error: Exception) -> str:
+def _lines(error: Exception) -> list[str]:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines or [type(error).__name__]

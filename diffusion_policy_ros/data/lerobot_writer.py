@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 import json
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ class LeRobotWriter:
 
     def abort(self) -> None:
         """Close what is open; the folder is no data set."""
-        self._table.abort()
+        with suppress(OSError):  # what has led here, for a second time
+            self._table.close()
         for video in self._videos.values():
             video.abort()
 
@@ -199,18 +201,23 @@ class _TableFile:
         if self._writer is None:
             self._path = self._files.next_path()
             self._writer = parquet.ParquetWriter(self._path, self._schema, compression='snappy')
-        self._writer.write_table(pa.Table.from_arrays(
+        table = pa.Table.from_arrays(
             [_array(columns[field.name], field.type) for field in self._schema],
-            schema=self._schema))
+            schema=self._schema)
+        try:
+            self._writer.write_table(table)
+        except OSError as error:
+            raise OSError(f'{self._path}: {str(error).splitlines()[0]}') from None
         return self._files.place('data/')
 
     def close(self) -> None:
         """Write the present file's footer, without which it cannot be read."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    abort = close
+            writer, self._writer = self._writer, None
+            try:
+                writer.close()
+            except OSError as error:
+                raise OSError(f'{self._path}: {str(error).splitlines()[0]}') from None
 
 
 class _VideoFile:
