@@ -82,10 +82,12 @@ def test_the_layout_is_the_writers(three):
     assert arrays['meta/episode_seeds'].tolist() == [SEED, SEED + 1, SEED + 2]
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_the_data(three, tmp_path):
     _assert_same(_collect(tmp_path / 'demos.zarr', 3, workers=2), three)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(three, tmp_path):
     path = tmp_path / 'demos.zarr'
     _collect(path, 1)

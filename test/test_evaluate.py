@@ -22,6 +22,7 @@ def test_the_shipped_checkpoint_opens_the_drawer():
     assert result['chunk_ms']['median'] > 0
 
 
+@pytest.mark.slow
 def test_batched_first_chunks_agree_with_single_ones():
     policy = load_checkpoint(CHECKPOINT)
     predict = evaluate.TimedPolicy(policy, seed=0)

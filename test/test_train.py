@@ -55,6 +55,7 @@ def weights(folder):
     return torch.load(folder / 'state.pt', weights_only=True)
 
 
+@pytest.mark.slow
 def test_loss_falls_and_the_checkpoint_predicts(dataset, tmp_path):
     config = small('training.steps=100', 'training.learning_rate=3e-3', 'training.segments=8',
                    'training.noise_draws=2', 'training.save_every=25')

@@ -137,6 +137,7 @@ def test_a_run_opens_the_drawer_and_says_so(run, probe, ticks):
         960, 520)
 
 
+@pytest.mark.slow
 def test_two_arms_side_by_side_do_what_each_does_alone(run, probe, ticks):
     if not ticks:
         pytest.skip('the run of one arm, which this is compared with, was not made')
@@ -171,6 +172,7 @@ def test_a_killed_policy_is_waited_for_and_the_run_goes_on(run, probe):
     assert ended(probe, sim) == 130
 
 
+@pytest.mark.slow
 def test_a_killed_policy_that_stays_away_ends_the_run_by_name(run, probe):
     sim = run('--episodes', '1', '--no-video', '--wait-limit-s', '3', *ENDLESS)
     wait_for_chunks(probe)
@@ -207,9 +209,8 @@ def test_ctrl_c_ends_all_and_keeps_what_there_is(run, probe):
     assert sim.summary['n_planned'] == 3
 
 
-@pytest.mark.parametrize('name', [
-    'metaworld_bridge', pytest.param('chunk_executor', marks=pytest.mark.slow),
-    pytest.param('sim_runner', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['metaworld_bridge', 'chunk_executor', 'sim_runner'])
 def test_the_death_of_any_other_node_ends_all(run, probe, name):
     sim = run('--episodes', '3', '--no-video', *ENDLESS)
     wait_for_chunks(probe)

@@ -271,6 +271,7 @@ def test_yaml_holds_the_parameters_and_their_defaults():
         field.name: field.default for field in fields(PolicyNodeConfig)}
 
 
+@pytest.mark.slow
 def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
         start, probe, hasty_checkpoint, arm_yaml):
     process = start('policy_node', 'managed', {

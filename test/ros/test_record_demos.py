@@ -9,6 +9,7 @@ import collect_demos
 import convert_bags
 import numpy as np
 import pytest
+import train
 import yaml
 
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, LOW_DIMENSIONAL
@@ -29,6 +30,19 @@ def config(tmp_path):
     values['policy']['vision'] |= {'crop_height': 40, 'crop_width': 40}
     (tmp_path / 'config.yaml').write_text(yaml.safe_dump(values))
     return tmp_path / 'config.yaml'
+
+
+def losses(config, tmp_path, name):
+    """Return the losses of a short training."""
+    settings = ('policy.vision.base_width=16', 'policy.unet.down_dims=[16, 32]',
+                'policy.unet.n_groups=4', 'training.episodes=1', 'training.validation_episodes=1',
+                'training.steps=4', 'training.save_every=1')
+    out = tmp_path / f'{name}_out'
+    train.main([str(config), '-d', str(tmp_path / f'{name}.zarr'), '-o', str(out), '--cpu',
+                *(word for setting in settings for word in ('--set', setting))])
+    lines = (out / 'metrics.jsonl').read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [(row['step'], row['loss'], row['validation_loss']) for row in found]
 
 
 @pytest.mark.slow
@@ -56,6 +70,7 @@ def test_two_demonstrations_are_recorded_bit_by_bit(start, probe, tmp_path, conf
     for name in (*LOW_DIMENSIONAL, *CAMERAS):
         np.testing.assert_array_equal(bags.arrays[name], straight.arrays[name], name)
     assert bags.arrays['is_observation'].all() and bags.arrays['is_teleop'].all()
+    assert losses(config, tmp_path, 'bags') == losses(config, tmp_path, 'straight')
     about = yaml.safe_load((tmp_path / 'bags/episode_000001/metadata.yaml').read_text())
     custom = about['rosbag2_bagfile_information']['custom_data']
     assert (custom['task'], custom['note'], custom['seed'], custom['renderer']) == (
