@@ -228,6 +228,7 @@ def test_the_death_of_the_supervisor_ends_all(run, probe):
     probe.wait(lambda: not sim.left_over(), 'the end of its children', 60.0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_loaded_ends_all_in_one_line(run, probe, tmp_path):
     folder = tmp_path / 'broken'
     folder.mkdir()

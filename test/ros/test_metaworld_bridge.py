@@ -239,6 +239,7 @@ def test_each_parameter_is_described(arm):
     assert not by_name['task'].read_only and by_name['mode'].read_only
 
 
+@pytest.mark.slow
 def test_a_wait_without_end_names_what_is_missing(another):
     arm = another(wait_limit_s=1.5)
     for half, missing in (('pose', 'target_gripper'), ('gripper', 'target_pose'),
