@@ -50,6 +50,11 @@ class Load:
     arm_hz: float = 100.0
 
 
+def digest(data: bytes) -> bytes:
+    """Return what tells a message from all others."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
 class Source:
     """Publishes a load from one process, and remembers a digest of every message."""
 
@@ -99,25 +104,25 @@ class Source:
 
     def _show(self, stamp_ns: int) -> None:
         self._picture[0, :8] = np.frombuffer(stamp_ns.to_bytes(24, 'big'), np.uint8).reshape(8, 3)
-        for publisher in self._cameras:
-            self._send(publisher, self._messages.image_message(self._picture, stamp_ns, 'optical'))
+        self._send(self._messages.image_message(self._picture, stamp_ns, 'optical'),
+                   *self._cameras)
 
     def _move(self, stamp_ns: int) -> None:
         make = self._messages
         pose = make.pose_message(np.array([stamp_ns / NS_PER_S, 0, 0]), np.array([0, 0, 0, 1]),
                                  stamp_ns, 'base')
-        values = {'ee_pose': pose, 'target_pose': pose,
-                  'gripper_state': make.gripper_state_message(0.5, stamp_ns),
-                  'target_gripper': make.gripper_target_message(0.5, stamp_ns)}
-        for name, publisher in self._arm.items():
-            self._send(publisher, values[name])
+        self._send(pose, self._arm['ee_pose'], self._arm['target_pose'])
+        self._send(make.gripper_state_message(0.5, stamp_ns), self._arm['gripper_state'])
+        self._send(make.gripper_target_message(0.5, stamp_ns), self._arm['target_gripper'])
 
-    def _send(self, publisher: Any, message: Any) -> None:
+    def _send(self, message: Any, *publishers: Any) -> None:
         from rclpy.serialization import serialize_message
 
         data = serialize_message(message)
-        self.sent[publisher.topic].append(hashlib.blake2b(data, digest_size=16).digest())
-        publisher.publish(data)
+        found = digest(data)
+        for publisher in publishers:
+            self.sent[publisher.topic].append(found)
+            publisher.publish(data)
 
 
 def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str, Any]]:
@@ -178,11 +183,12 @@ def compare(bag: Path, sent: dict[str, list[bytes]]) -> dict[str, Any]:
     with Reader(bag) as reader:
         for connection, _, data in reader.messages():
             if connection.topic in found:
-                found[connection.topic].append(hashlib.blake2b(data, digest_size=16).digest())
-    missing = {name: len(digests) - len(set(digests) & set(found[name]))
+                found[connection.topic].append(digest(data))
+    kept = {name: set(digests) for name, digests in found.items()}
+    missing = {name: len(digests) - len(kept[name].intersection(digests))
                for name, digests in sent.items()}
-    in_order = all(found[name] == [digest for digest in sent[name] if digest in set(found[name])]
-                   for name in sent if not missing[name])
+    in_order = all(found[name] == [one for one in digests if one in kept[name]]
+                   for name, digests in sent.items())
     return {'sent': sum(map(len, sent.values())), 'missing': sum(missing.values()),
             'missing_by_topic': {name: n for name, n in missing.items() if n},
             'in_order': in_order}

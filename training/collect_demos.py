@@ -52,6 +52,8 @@ from diffusion_policy_ros.sim.tasks import (
     FIRST_COLLECTION_SEED,
     STEP_NS,
     TASK_SETS,
+    TICKS_AFTER_SUCCESS,
+    ticks_left,
 )
 from diffusion_policy_ros.typed import to_mapping
 
@@ -79,7 +81,7 @@ class CollectConfig:
     size: int = 96
     renderer: str = 'plain'
     seed_start: int = FIRST_COLLECTION_SEED
-    ticks_after_success: int = 10
+    ticks_after_success: int = TICKS_AFTER_SUCCESS
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -178,10 +180,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
 
 def is_over(episode: Episode, success: bool, truncated: bool, ticks_after_success: int) -> bool:
     """Return whether an episode ends after this tick; its `ticks_left` are counted down."""
-    if episode.ticks_left is not None:
-        episode.ticks_left -= 1
-    elif success:
-        episode.ticks_left = ticks_after_success
+    episode.ticks_left = ticks_left(episode.ticks_left, success, ticks_after_success)
     return truncated or episode.ticks_left == 0
 
 
@@ -259,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--renderer', default='plain', help='picture settings')
     parser.add_argument('--seed-start', type=int, default=FIRST_COLLECTION_SEED,
                         help='first seed that is tried')
-    parser.add_argument('--ticks-after-success', type=int, default=10,
+    parser.add_argument('--ticks-after-success', type=int, default=TICKS_AFTER_SUCCESS,
                         help='ticks that an episode goes on after its first success')
     parser.add_argument('--workers', type=int, default=2, help='simulations in parallel')
     parser.add_argument('--ray', nargs='?', const='auto', metavar='ADDRESS', default=None,

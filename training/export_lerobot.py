@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-import shutil
 from typing import Any
 
 import numpy as np
 from rich.progress import (
     BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
 )
+from whole_output import write_whole
 
 from diffusion_policy_ros.data.lerobot_format import ACTION, grid_rows, STATE
 from diffusion_policy_ros.data.lerobot_writer import LeRobotWriter
@@ -68,6 +68,7 @@ def episode_values(buffer: ReplayBuffer, rows: np.ndarray) -> dict[str, np.ndarr
 
 def export(options: argparse.Namespace, new: Path) -> str:
     """Write the folder `new`; return what is in it, in words."""
+    new.mkdir(parents=True)
     buffer = load_replay_buffer(options.dataset, ())
     cameras = camera_names(options.dataset, buffer.attributes, options.cameras)
     task = options.task or str(buffer.attributes.get('task') or '')
@@ -111,21 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="what is done, in words (the data set's attribute 'task')")
     parser.add_argument('--robot-type', metavar='TEXT', help='of info.json (none)')
     options = parser.parse_args(arguments)
-    new = options.output.parent / f'{options.output.name}.new'
-    try:
-        if options.output.exists():
-            raise ValueError(f'{options.output}: exists, expected no such folder')
-        shutil.rmtree(new, ignore_errors=True)  # what a kill has left
-        new.mkdir(parents=True)
-        said = export(options, new)
-        new.rename(options.output)
-    except (ValueError, OSError) as error:
-        shutil.rmtree(new, ignore_errors=True)
-        parser.exit(2, f'{parser.prog}: {error}\n')
-    except KeyboardInterrupt:
-        shutil.rmtree(new, ignore_errors=True)
-        parser.exit(130, f'{parser.prog}: interrupted; nothing was written\n')
-    print(f'{options.output}: {said}')
+    write_whole(parser, options.output, lambda new: export(options, new))
 
 
 if __name__ == '__main__':

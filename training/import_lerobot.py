@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-import shutil
 from typing import Any
 
 import numpy as np
 from rich.progress import (
     BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
 )
+from whole_output import write_whole
 
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.data.lerobot_format import ACTION, STATE, step_of
@@ -249,20 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Import from the command line."""
     parser = parser_of()
     options = parser.parse_args(arguments)
-    new = options.output.parent / f'{options.output.name}.new'
-    try:
-        if options.output.exists():
-            raise ValueError(f'{options.output}: exists, expected no such folder')
-        shutil.rmtree(new, ignore_errors=True)  # what a kill has left
-        said = import_all(options, new)
-        new.rename(options.output)
-    except (ValueError, OSError) as error:
-        shutil.rmtree(new, ignore_errors=True)
-        parser.exit(2, f'{parser.prog}: {error}\n')
-    except KeyboardInterrupt:
-        shutil.rmtree(new, ignore_errors=True)
-        parser.exit(130, f'{parser.prog}: interrupted; nothing was written\n')
-    print(f'{options.output}: {said}')
+    write_whole(parser, options.output, lambda new: import_all(options, new))
 
 
 if __name__ == '__main__':

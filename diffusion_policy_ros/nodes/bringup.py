@@ -23,6 +23,14 @@ MODES = ('lockstep', 'realtime')
 T = TypeVar('T')
 
 
+def check_choices(settings: Any) -> None:
+    """Raise a ValueError that names the first field whose value is none of its choices."""
+    for item in fields(settings):
+        value, choices = getattr(settings, item.name), item.metadata.get('choices')
+        if choices and value not in choices:
+            raise ValueError(f'{item.name} is {value!r}, expected {" or ".join(choices)}')
+
+
 @dataclass(frozen=True)
 class SimSettings:
     """
@@ -62,8 +70,7 @@ class SimSettings:
     def __post_init__(self) -> None:
         if self.task:
             check_task(self.task)
-        if self.mode not in MODES:
-            raise ValueError(f'mode is {self.mode!r}, expected {" or ".join(MODES)}')
+        check_choices(self)
         if self.episodes < 0 or not 0 <= self.real_time_factor <= 1000:
             raise ValueError(f'episodes is {self.episodes} and real_time_factor '
                              f'{self.real_time_factor}, expected at least 0 and 0 to 1000')

@@ -28,7 +28,7 @@ from diffusion_policy_ros.nodes.messages import diagnostics_message
 from diffusion_policy_ros.nodes.parameters import declare
 from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, LATCHED, RELIABLE
 from diffusion_policy_ros.nodes.resources import find
-from diffusion_policy_ros.nodes.services import add_trigger
+from diffusion_policy_ros.nodes.services import add_trigger, log_outcome
 from diffusion_policy_ros.nodes.spin import run
 from diffusion_policy_ros.nodes.target_output import TargetOutput
 
@@ -249,11 +249,7 @@ class ChunkExecutorNode(Node):
             return
         self._status = status
         if self._guard.due(status.name):
-            # Two calls: rclpy ties a severity to the line that it is called from.
-            if status in FINE:
-                self.get_logger().info(status.value)
-            else:
-                self.get_logger().warning(status.value)
+            log_outcome(self, status in FINE, status.value)
             self._diagnostics.publish()
 
     def _report(self) -> Report:

@@ -20,7 +20,7 @@ from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.jpeg_messages import COMPRESSED_IMAGE, IMAGE, jpeg_converter
 from diffusion_policy_ros.nodes.parameters import declare, read
 from diffusion_policy_ros.nodes.recorder_topics import RecorderTopics, WatchedTopic, Written
-from diffusion_policy_ros.nodes.services import add_trigger
+from diffusion_policy_ros.nodes.services import add_service, add_trigger
 from diffusion_policy_ros.nodes.spin import run
 
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
@@ -95,7 +95,7 @@ class DemoRecorder(Node):
         self._say_unfinished()
         add_trigger(self, '~/start', self._start)
         add_trigger(self, '~/discard', self._discard)
-        self.create_service(SetBool, '~/save', self._save)
+        add_service(self, SetBool, '~/save', self._save)
         self._diagnostics = Diagnostics(self, self._report)
         self.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -159,24 +159,18 @@ class DemoRecorder(Node):
                                     topic.convert)
         return f'recording {self._recording.folder}'
 
-    def _save(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        if self._recording is None:
-            response.success, response.message = False, 'nothing is recorded, expected ~/start'
-            return response
+    def _save(self, request: SetBool.Request) -> str:
         recording = self._end_recording()
+        if recording is None:
+            raise ValueError('nothing is recorded, expected ~/start')
         success = str(bool(request.data)).lower()
         try:
             path = recording.finish({**self._about(), 'success': success, 'complete': 'true'})
         except OSError as error:
-            response.success, response.message = False, _cut_off(recording, error)
-            self.get_logger().error(response.message)
-            return response
+            raise ValueError(_cut_off(recording, error)) from error
         self._saved += 1
-        response.success = True
-        response.message = '; '.join([f'{path}: success {success}', *(
+        return '; '.join([f'{path}: success {success}', *(
             f'{name} {stats}' for name, stats in recording.stats.items())])
-        self.get_logger().info(response.message)
-        return response
 
     def _discard(self) -> str:
         recording = self._end_recording()

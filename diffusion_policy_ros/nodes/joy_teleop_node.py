@@ -21,6 +21,7 @@ from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
 from diffusion_policy_ros.nodes.parameters import declare
 from diffusion_policy_ros.nodes.qos import input_qos, RELIABLE
+from diffusion_policy_ros.nodes.services import log_outcome
 
 RECORDER = 'demo_recorder'
 
@@ -110,11 +111,7 @@ class JoyTeleop(Node):
 
         def say(future: object) -> None:
             answer = future.result()
-            # Two calls: rclpy ties a severity to the line that it is called from.
-            if answer.success:
-                self.get_logger().info(f'{name}: {answer.message}')
-            else:
-                self.get_logger().warning(f'{name}: {answer.message}')
+            log_outcome(self, answer.success, f'{name}: {answer.message}')
 
         client.call_async(request).add_done_callback(say)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffusion_policy_ros.datatypes import NS_PER_S
-from diffusion_policy_ros.nodes.bringup import MODES, node_specs, NodeSpec
+from diffusion_policy_ros.nodes.bringup import check_choices, MODES, node_specs, NodeSpec
 from diffusion_policy_ros.sim.tasks import (
-    check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS,
+    check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS, TICKS_AFTER_SUCCESS,
 )
-
-TICKS_AFTER_SUCCESS = 10
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,7 @@ class RecordSettings:
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        for name, choices in (('teleoperator', ('expert', 'joy')), ('mode', MODES),
-                              ('image_storage', ('raw', 'jpeg'))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f'{name} is {getattr(self, name)!r}, expected '
-                                 f'{" or ".join(choices)}')
+        check_choices(self)
         if self.episodes < 0 or min(self.image_size, self.image_every) < 1:
             raise ValueError(f'episodes is {self.episodes}, image_size {self.image_size} and '
                              f'image_every {self.image_every}, expected at least 0, 1 and 1')

@@ -16,7 +16,7 @@ import numpy as np
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import EPISODE_GAP_NS, FIRST_STAMP_NS
-from diffusion_policy_ros.sim.tasks import STEP_NS
+from diffusion_policy_ros.sim.tasks import STEP_NS, ticks_left
 
 REPEAT_NS = NS_PER_S  # a node that came back in mid-episode sees the tick that is waited for
 FIRST_REPEAT_NS = NS_PER_S // 4  # at a run's start one that was not yet found by DDS
@@ -211,10 +211,7 @@ class ArmLoop(threading.Thread):
     def _show(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any],
               truncated: bool = False) -> None:
         success = info['success']
-        if self._ticks_left is not None:
-            self._ticks_left -= 1
-        elif success:
-            self._ticks_left = self._ticks_after_success
+        self._ticks_left = ticks_left(self._ticks_left, success, self._ticks_after_success)
         tick = Tick(self._stamp_ns, (self._stamp_ns - self._first_ns) // STEP_NS, observation,
                     info['sim_state'], info['image_fresh'], success, truncated,
                     last=self._lockstep and (self._ticks_left == 0 or truncated))

@@ -22,11 +22,10 @@ from diffusion_policy_ros.datatypes import (
     ObservationWindow,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
-from diffusion_policy_ros.sim.arm import STEP_NS
+from diffusion_policy_ros.sim.tasks import MAX_STEPS, STEP_NS
 
 FIRST_STAMP_NS = NS_PER_S
 EPISODE_GAP_NS = 2 * NS_PER_S
-MAX_STEPS = 500
 
 Predict = Callable[[Sequence[ObservationWindow], Sequence[int]], Sequence[Chunk]]
 """Windows and their times since their episode's start, in nanoseconds, to chunks."""

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 STEP_NS = 12_500_000  # one tick: 5 MuJoCo steps of 2.5 ms, 80 Hz
 MAX_STEPS = 500  # MetaWorld's own length of an episode
+TICKS_AFTER_SUCCESS = 10  # that a demonstration goes on
 VIEW_CAMERA = 'corner4'  # the outside view of films
 ACTION_SCALE = 0.01  # metres that an action of 1 moves the mocap body in a tick
 
@@ -104,3 +105,17 @@ def check_evaluation_seed(seed: int) -> int:
         raise ValueError(f'seed {seed} is no evaluation seed, expected 0 to '
                          f'{FIRST_COLLECTION_SEED - 1} (demonstrations use those above)')
     return seed
+
+
+def ticks_left(left: int | None, success: bool, ticks_after_success: int) -> int | None:
+    """
+    Return the ticks that an episode has left after one more; None before its first success.
+
+    Args:
+        left: what was left before this tick.
+        success: the task's own measure, now.
+        ticks_after_success: that it goes on after the first success.
+    """
+    if left is not None:
+        return left - 1
+    return ticks_after_success if success else None

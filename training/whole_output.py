@@ -1,0 +1,36 @@
+"""Outputs that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+import shutil
+
+
+def write_whole(parser: argparse.ArgumentParser, output: Path,
+                write: Callable[[Path], str]) -> None:
+    """
+    Have a folder written beside `output`, give it that name at the end, and say what is in it.
+
+    What `write` refuses is one line, and the program ends with exit code 2.
+
+    Args:
+        parser: that ends the program.
+        output: folder to make; refused where it exists.
+        write: is given the folder to make instead; returns what is in it, in words.
+    """
+    new = output.parent / f'{output.name}.new'
+    try:
+        if output.exists():
+            raise ValueError(f'{output}: exists, expected no such folder')
+        shutil.rmtree(new, ignore_errors=True)  # what a kill has left
+        said = write(new)
+        new.rename(output)
+    except (ValueError, OSError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        parser.exit(2, f'{parser.prog}: {error}\n')
+    except KeyboardInterrupt:
+        shutil.rmtree(new, ignore_errors=True)
+        parser.exit(130, f'{parser.prog}: interrupted; nothing was written\n')
+    print(f'{output}: {said}')
