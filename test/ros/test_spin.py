@@ -1,0 +1,35 @@
+"""How a node's process begins."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+LARGEST_SEGMENT = """
+from pathlib import Path
+import rclpy
+from diffusion_policy_ros.nodes import spin
+spin.init([])
+node = rclpy.create_node('roomy')
+ranges = [line.split()[0].split('-') for line in Path('/proc/self/maps').read_text().splitlines()
+          if '/dev/shm/fastrtps_' in line]
+print(max(int(end, 16) - int(begin, 16) for begin, end in ranges))
+"""
+EMPTY = '<dds xmlns="http://www.eprosima.com"/>'
+
+
+@pytest.mark.skipif(not Path('/proc/self/maps').exists() or not Path('/dev/shm').exists(),
+                    reason='looks at the shared memory of Linux')
+@pytest.mark.skipif(os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') != 'rmw_fastrtps_cpp',
+                    reason='the middleware is not Fast DDS')
+@pytest.mark.parametrize(('own', 'fits'), [(False, True), (True, False)])
+def test_raw_images_fit_into_shared_memory_unless_the_user_has_profiles(tmp_path, own, fits):
+    (tmp_path / 'own.xml').write_text(EMPTY)
+    environment = {name: value for name, value in os.environ.items() if 'PROFILES' not in name}
+    if own:
+        environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(tmp_path / 'own.xml')
+    found = subprocess.run([sys.executable, '-c', LARGEST_SEGMENT], env=environment,
+                           capture_output=True, text=True, check=True)
+    assert (int(found.stdout) > 8 * 640 * 480 * 3) == fits, found.stderr
