@@ -75,8 +75,8 @@ def test_three_bags_are_three_episodes(bags, config, tmp_path, capsys):
     dataset = tmp_path / 'push.zarr'
     assert convert(bags, '-o', dataset, '-c', config, workers=2) == 0
     out = capsys.readouterr().out
-    assert f'{dataset}: 3 episodes, 0 bags left out; {tmp_path / "push.html"}' in ' '.join(
-        out.split('\n'))
+    assert f'{dataset}: 3 episodes, 0 bags left out, pixels changed by ' in out
+    assert f'{tmp_path / "push.html"}\n' in out
     buffer = load_replay_buffer(dataset, ('arm',))
     assert [rows.stop - rows.start for rows in buffer.episodes()] == [20, 21, 22]
     assert buffer.arrays['arm'].shape == (63, 32, 32, 3)
@@ -104,12 +104,19 @@ def test_the_report_shows_what_is_in_it_and_what_is_not(bags, config, tmp_path):
     assert 'follows the targets best 0.05 s later, 0.0 mm' in page
 
 
-def test_pictures_can_be_kept_without_loss(bags, config, tmp_path):
+def test_pictures_can_be_kept_without_loss_and_what_a_loss_is_is_said(
+        bags, config, tmp_path, capsys):
+    said = {}
     for kind in ('png', 'jpeg'):
         assert convert(bags, '-o', tmp_path / f'{kind}.zarr', '-c', config, '--images', kind) == 0
+        said[kind] = capsys.readouterr().out
     png, jpeg = (load_replay_buffer(tmp_path / f'{kind}.zarr', ('arm',)).arrays['arm'].astype(int)
                  for kind in ('png', 'jpeg'))
-    assert 0 < np.abs(png - jpeg).max() < 120
+    error = np.abs(png - jpeg).max()
+    assert 0 < error < 120
+    assert 'pixels changed by 0 of 255 at most' in said['png']
+    assert f'pixels changed by {error} of 255 at most' in said['jpeg']
+    assert f'by {error} of 255 at most' in (tmp_path / 'jpeg.html').read_text()
 
 
 def cut(path):

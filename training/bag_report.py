@@ -52,7 +52,8 @@ def write_report(path: Path, dataset: Path, config: PolicyConfig,
         '<h2>Actions</h2>', _ranges(buffer),
         f'<p>{EE_POSE} follows the targets best {delays[best]:.2f} s later, '
         f'{1e3 * errors[best]:.1f} mm away on average.</p>', _curve(delays, errors),
-        '<h2>First and last frames</h2>',
+        '<h2>First and last frames</h2><p>Encoding changed a value of a pixel by '
+        f'{max(bag["pixel_error"] for bag in bags)} of 255 at most.</p>',
         *(_sheet(dataset, buffer, camera, bags) for camera in cameras), '<h2>Episodes</h2>',
         _episodes(buffer, bags)]
     path.write_text(f'<!doctype html><meta charset="utf-8"><title>{escape(dataset.name)}</title>'

@@ -28,6 +28,7 @@ from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 ARM = {'ee_pose': 'PoseStamped', 'target_pose': 'PoseStamped', 'gripper_state': 'JointState',
        'target_gripper': 'JointState'}
 READY_S, ANSWER_S = 30.0, 60.0
+LATEST_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Source:
         from diffusion_policy_ros.nodes import messages
         from diffusion_policy_ros.nodes.qos import RELIABLE
 
-        self.node, self._load, self._depth = Node('source'), load, RELIABLE.depth
+        self.node, self._load = Node('source'), load
         self.sent: dict[str, list[bytes]] = {}
         self._messages = messages
         self._picture = np.random.default_rng(0).integers(
@@ -97,19 +98,18 @@ class Source:
         """
         Publish it all at its rates; return the largest lateness in seconds.
 
-        What is so late that it would overrun the publisher's own queue is left out: a sensor makes
-        up for nothing.
+        What is more than `LATEST_S` late is left out, as by a sensor: it makes up for nothing.
         """
         load, start, late_s = self._load, time.monotonic(), 0.0
-        due = sorted(((i / rate, 1 / rate, publish) for rate, publish in (
+        due = sorted(((i / rate, publish) for rate, publish in (
             (load.camera_hz, self._show), (load.arm_hz, self._move))
             for i in range(round(load.seconds * rate))), key=lambda item: item[0])
-        for at_s, period_s, publish in due:
+        for at_s, publish in due:
             wait_s = start + at_s - time.monotonic()
             if wait_s > 0:
                 time.sleep(wait_s)
             late_s = max(late_s, -wait_s)
-            if wait_s > -period_s * self._depth:
+            if wait_s > -LATEST_S:
                 publish(NS_PER_S + to_ns(at_s))
         return late_s
 

@@ -53,7 +53,8 @@ class Conversion:
         name: of the bag.
         problem: why it was left out; '' for an episode.
         episode: its rows.
-        about: facts for the report and the data set: task, renderer, sizes, rates, gaps.
+        about: facts for the report and the data set: task, renderer, sizes, rates, gaps, and
+            the most by which encoding changed a pixel.
     """
 
     name: str
@@ -76,11 +77,12 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
         episode = make_episode(bag, config, tolerance_ns)
     except ValueError as error:
         return Conversion(name, str(error))
-    sizes = {camera.name: list(bag.streams[camera.name].size)
-             for camera in config.observation.cameras}
+    cameras = {camera.name: bag.streams[camera.name] for camera in config.observation.cameras}
     about = {
         'task': bag.custom.get('task', ''), 'renderer': bag.custom.get('renderer', ''),
-        'source_sizes': sizes, 'frame_id': ' '.join(sorted(bag.streams[EE_POSE].frames)),
+        'source_sizes': {name: list(stream.size) for name, stream in cameras.items()},
+        'pixel_error': max((stream.pixel_error for stream in cameras.values()), default=0),
+        'frame_id': ' '.join(sorted(bag.streams[EE_POSE].frames)),
         'streams': {role: stream.stats.summary() for role, stream in bag.streams.items()}}
     return Conversion(name, '', episode, about)
 
@@ -243,8 +245,9 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
         raise ValueError('none of the bags can be used')
     report = options.output.with_suffix('.html')
     write_report(report, options.output, config, data.bags, data.problems)
-    print(f'{options.output}: {len(data.bags)} episodes, {len(data.problems)} bags left out; '
-          f'{report}')
+    error = max(bag['pixel_error'] for bag in data.bags)
+    print(f'{options.output}: {len(data.bags)} episodes, {len(data.problems)} bags left out, '
+          f'pixels changed by {error} of 255 at most; {report}')
     return data.problems
 
 

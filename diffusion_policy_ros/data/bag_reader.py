@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rosbags.interfaces import Connection
@@ -15,7 +15,7 @@ from rosbags.typesys import get_typestore, Stores, TypesysError
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.arm import ArmConfig
-from diffusion_policy_ros.data.pictures import encode_picture
+from diffusion_policy_ros.data.pictures import encode_picture, pixel_error
 from diffusion_policy_ros.data.topic_stats import TopicStats
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S
 from diffusion_policy_ros.policy.config import CameraSpec, PolicyConfig
@@ -46,6 +46,7 @@ class Stream:
         values: one a stamp; of a camera its picture's bytes, scaled and encoded.
         frames: every frame_id that occurred.
         size: of a camera's pictures as they were sent, (height, width).
+        pixel_error: the most by which their encoding has changed one of their values.
         stats: of all messages, those that were left out as late among them.
     """
 
@@ -54,6 +55,7 @@ class Stream:
     values: list[Any] = field(default_factory=list)
     frames: set[str] = field(default_factory=set)
     size: tuple[int, int] | None = None
+    pixel_error: int = 0
     stats: TopicStats = field(default_factory=TopicStats)
 
 
@@ -153,8 +155,16 @@ def _roles(connections: Sequence[Connection], config: PolicyConfig,
     return found
 
 
-Read = Callable[[Any], tuple[Any, str, tuple[int, int] | None]]
-"""A message to its value, its frame_id, and its size where it is an image."""
+class _Sample(NamedTuple):
+    """What a message says; size and pixel_error as `Stream` has them."""
+
+    value: Any
+    frame_id: str = ''
+    size: tuple[int, int] | None = None
+    pixel_error: int = 0
+
+
+Read = Callable[[Any], _Sample]
 
 
 def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: str) -> Read:
@@ -162,24 +172,25 @@ def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: s
     if role in cameras:
         return _camera(cameras[role], image_format)
     if role == GRIPPER:
-        return lambda message: (np.array([arm.gripper.state_to_closed(
-            readings.gripper_observation(message).value[0])]), '', None)
+        return lambda message: _Sample(np.array([arm.gripper.state_to_closed(
+            readings.gripper_observation(message).value[0])]))
     if role == TARGET_GRIPPER:
-        return lambda message: (np.array([readings.gripper_target(message)]), '', None)
+        return lambda message: _Sample(np.array([readings.gripper_target(message)]))
     if role == STATUS:
-        return lambda message: (message.status[0].values[0].value, '', None)
+        return lambda message: _Sample(message.status[0].values[0].value)
 
-    def pose(message: Any) -> tuple[np.ndarray, str, None]:
+    def pose(message: Any) -> _Sample:
         observation = readings.pose_observation(message)
-        return observation.value, observation.frame_id, None
+        return _Sample(observation.value, observation.frame_id)
     return pose
 
 
 def _camera(camera: CameraSpec, image_format: str) -> Read:
-    def picture(message: Any) -> tuple[np.ndarray, str, tuple[int, int]]:
+    def picture(message: Any) -> _Sample:
         observation, size = readings.image_observation(message, camera.name, camera.height,
                                                        camera.width)
-        return encode_picture(observation.value, image_format), observation.frame_id, size
+        blob = encode_picture(observation.value, image_format)
+        return _Sample(blob, observation.frame_id, size, pixel_error(blob, observation.value))
     return picture
 
 
@@ -192,11 +203,12 @@ def _take(stream: Stream, message: Any, read: Read, tolerance_ns: int) -> None:
             raise ValueError(f'header.stamp: {back_ns / NS_PER_S:.3f} s before the last, expected '
                              'stamps that increase (two publishers, or a clock that was set back)')
         return
-    value, frame, size = read(message)
-    if stream.size is not None and size != stream.size:
-        raise ValueError(f'size: {size[0]}x{size[1]} pixels, expected {stream.size[0]}x'
-                         f'{stream.size[1]} as before')
-    stream.size = size
-    stream.frames.add(frame)
+    sample = read(message)
+    if stream.size is not None and sample.size != stream.size:
+        raise ValueError(f'size: {sample.size[0]}x{sample.size[1]} pixels, expected '
+                         f'{stream.size[0]}x{stream.size[1]} as before')
+    stream.size = sample.size
+    stream.pixel_error = max(stream.pixel_error, sample.pixel_error)
+    stream.frames.add(sample.frame_id)
     stream.stamps_ns.append(stamp_ns)
-    stream.values.append(value)
+    stream.values.append(sample.value)

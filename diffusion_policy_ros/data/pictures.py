@@ -29,6 +29,11 @@ def encode_picture(picture: np.ndarray, kind: str = 'jpeg', quality: int = QUALI
                         settings if kind == 'jpeg' else [])[1]
 
 
+def pixel_error(blob: np.ndarray, picture: np.ndarray) -> int:
+    """Return the most by which the encoding `blob` changes a value of an RGB picture, 0 to 255."""
+    return int(cv2.absdiff(cv2.cvtColor(_picture(blob, 0), cv2.COLOR_BGR2RGB), picture).max())
+
+
 def encode(pictures: Sequence[np.ndarray], kind: str = 'jpeg') -> tuple[np.ndarray, np.ndarray]:
     """
     Return the bytes of (H, W, 3) uint8 RGB pictures; one that is the one before has none.
