@@ -10,6 +10,8 @@ CHECKPOINT ?=
 MODE ?= lockstep
 VIDEO ?= 1
 BAGS ?=
+# Tests side by side.
+WORKERS ?= 2
 
 # The stamp is named after what was installed, so that another lock file installs again.
 LOCK := lock/constraints.txt lock/numpy1.txt setup.py .ci/setup.sh
@@ -43,7 +45,7 @@ record: $(STAMP) ## record demonstrations of TASK as rosbags, one an episode
 	  $(if $(filter-out 0,$(SEED)),--seed '$(SEED)') $(if $(BAGS),--folder '$(BAGS)')
 
 test: $(STAMP) ## run the tests, but for the slow ones
-	@$(RUN) -m pytest -m 'not slow'
+	@$(RUN) -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## run the slow tests
 	@$(RUN) -m pytest -m slow

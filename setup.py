@@ -52,6 +52,7 @@ extras = {
         'psutil',
         'pytest',
         'pytest-timeout',
+        'pytest-xdist',
     ],
     # What ament_flake8 and ament_pep257 run, and ruff.
     'dev': [

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import hashlib
 import os
 from pathlib import Path
-import random
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
+from diffusion_policy_ros.nodes.supervisor import own_domain
 
 ARM = {'ee_pose': 'PoseStamped', 'target_pose': 'PoseStamped', 'gripper_state': 'JointState',
        'target_gripper': 'JointState'}
@@ -227,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help='how the recorder keeps images; jpeg is not compared')
     options = vars(parser.parse_args(arguments))
     storage = options.pop('storage')
-    os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 101))
+    domain_id, lock = own_domain()
+    os.environ['ROS_DOMAIN_ID'] = str(domain_id)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     import rclpy
 
@@ -240,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in {**facts, 'bag_mb': size >> 20}.items():
         print(f'{name}: {value}')
     rclpy.try_shutdown()
+    lock.close()
     sys.exit(1 if facts['missing'] and storage == 'raw' else 0)
 
 

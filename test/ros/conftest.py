@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 import importlib.util
 import os
 from pathlib import Path
-import random
 import signal
 import subprocess
 import sys
@@ -20,12 +19,15 @@ from typing import Any
 import pytest
 import yaml
 
+from diffusion_policy_ros.nodes.supervisor import own_domain
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 100.0  # a busy machine of two cores needs most of a minute to import PyTorch
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
-# Domains up to 101 are safe on every system; another session on this machine has another one.
-os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(1, 101))
+# Other tests on this machine, those of other workers too, have other domains.
+_domain_id, _lock = own_domain()
+os.environ['ROS_DOMAIN_ID'] = str(_domain_id)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
