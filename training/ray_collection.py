@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-from collect_demos import CollectConfig, Episode, is_over, make_env
+from expert_episodes import CollectConfig, Episode, is_over, make_env
 import numpy as np
 
 from diffusion_policy_ros.sim.experts import Expert
@@ -41,7 +41,7 @@ class Player:
 def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int], None],
                  workers: int, address: str) -> Iterator[Episode]:
     """
-    Play as `collect_demos.run_episodes` does, each simulation an actor on one core.
+    Play as `expert_episodes.run_episodes` does, each simulation an actor on one core.
 
     A machine that is lost has its episodes played again elsewhere.
 
