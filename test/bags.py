@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+import struct
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def write_bag(folder: Path, streams: Mapping[str, tuple[str, Sequence[bytes]]],
               custom: Mapping[str, str] | None = None,
               topics: Mapping[str, BagTopic] | None = None) -> Path:
     """
-    Write a bag; return its folder.
+    Write a bag whose messages arrive as they are stamped; return its folder.
 
     Args:
         folder: of the bag.
@@ -79,9 +80,12 @@ def write_bag(folder: Path, streams: Mapping[str, tuple[str, Sequence[bytes]]],
     said = {name: topic(name, kind) for name, (kind, _) in streams.items()} | dict(topics or {})
     for described in said.values():
         writer.announce(described)
+    arrived = dict.fromkeys(streams, 0)
     for i in range(max(len(messages) for _, messages in streams.values())):
         for name, (_, messages) in streams.items():
             if i < len(messages):
-                writer.write(said[name], messages[i], 10**9 + i, 10**9 + i)
+                sec, nanosec = struct.unpack_from('<iI', messages[i], 4)
+                arrived[name] = max(arrived[name] + 1, sec * 10**9 + nanosec)
+                writer.write(said[name], messages[i], arrived[name], arrived[name])
     writer.close(custom or {})
     return folder

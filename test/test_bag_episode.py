@@ -188,8 +188,14 @@ def without(stamps, first, last):
     ({'target_pose': poses(range(1003, 1400, 20), frame='world', name='target_pose')},
      "/target_pose is in ['world'], expected ['base'] as /x"),
     ({'target_pose': poses([500])}, 'no target falls into the time that was observed'),
-    ({'arm': pictures([1000, 1005])}, '1 observations have all streams and a target'),
+    ({'arm': pictures([1000, 1005]), 'target_pose': poses([1003])},
+     '1 observations have all streams and a target'),
     ({EE_POSE: poses([2000, 2010])}, '/arm ends 0.640 s before /x begins'),
+    ({'arm': pictures(range(1000, 1300, 40)),
+      'target_pose': poses(range(1003, 1400, 20), name='target_pose')},
+     '/arm ends 0.103 s before the last /target_pose, expected at most 0.075 s'),
+    ({GRIPPER: numbers(range(1005, 1100, 10), name='gripper_state'), 'target_gripper': None},
+     '/gripper_state ends 0.288 s before the last /x, expected at most 0.075 s'),
     ({GRIPPER: None, 'target_gripper': None, 'arm': None}, 'target_gripper and the state'),
 ])
 def test_what_is_wrong_is_one_line(changes, expected):
@@ -206,3 +212,56 @@ def test_targets_that_stop_in_between_are_refused():
     with pytest.raises(ValueError, match=r'targets stop after 1.0 s and come again, .* 0.5 s'):
         make_episode(bag(**long, target_pose=poses(targets), target_gripper=numbers(targets)),
                      CONFIG, TOLERANCE_NS)
+
+
+def test_what_was_late_on_its_way_when_the_recording_ended_has_not_died():
+    found = bag(arm=pictures(range(1000, 1300, 40)))
+    found.streams['target_pose'].arrived_ns = 1390 * MS
+    found.streams['arm'].arrived_ns = 1360 * MS
+    assert rows(make_episode(found, CONFIG, TOLERANCE_NS))[-1] == 1280
+    found.streams['arm'].arrived_ns = 1300 * MS
+    with pytest.raises(ValueError, match='/arm ends 0.090 s before the last /x'):
+        make_episode(found, CONFIG, TOLERANCE_NS)
+
+
+def on_change(**streams):
+    """Return 3 s of a hand that gets a target only when it changes, at 1.5 s and at 2.5 s."""
+    return bag(**{'arm': pictures(range(1000, 4000, 40)), EE_POSE: poses(range(1005, 4000, 10)),
+                  GRIPPER: numbers(range(1005, 4000, 10)),
+                  'target_pose': poses(range(1003, 4000, 20)),
+                  'target_gripper': stream([1503, 2503], lambda ms: np.array([
+                      1.0 if ms == 1503 else -1.0])), **streams})
+
+
+def efforts(episode):
+    """Return each row's closing effort by its time in milliseconds."""
+    return dict(zip(rows(episode), episode.arrays['target_gripper'][:, 0].tolist(), strict=True))
+
+
+def test_a_hand_that_is_told_only_what_is_new_keeps_its_last_target():
+    episode = make_episode(on_change(), CONFIG, TOLERANCE_NS)
+    found = efforts(episode)
+    assert (min(found), max(found)) == (1005, 3960)
+    assert {effort for time, effort in found.items() if 1455 <= time <= 2445} == {1.0}
+    assert {effort for time, effort in found.items() if time >= 2455} == {-1.0}
+    # Before its first target the hand is where its state says, 1.445 of it at 1.445 s.
+    assert found[1445] == pytest.approx(2 * 1.445 - 1)
+    assert episode.notes == (
+        'before the first target_gripper the action is the state of the gripper',)
+
+
+def test_without_a_state_the_first_target_of_the_hand_is_what_it_did_before():
+    episode = make_episode(on_change(arm=None, gripper=None), BLIND, TOLERANCE_NS)
+    assert efforts(episode)[1005] == 1.0
+    assert episode.notes[0] == ('before the first target_gripper the action is that one: the '
+                                'state of the gripper was not recorded')
+
+
+def test_a_hand_that_has_a_target_from_the_first_on_is_no_note():
+    at_first = stream([1003, 2503], lambda ms: np.array([0.5]))
+    assert make_episode(on_change(target_gripper=at_first), CONFIG, TOLERANCE_NS).notes == ()
+
+
+def test_without_target_poses_the_targets_of_the_hand_must_go_on():
+    with pytest.raises(ValueError, match='targets stop after 1.0 s and come again'):
+        make_episode(on_change(target_pose=None), CONFIG, TOLERANCE_NS)

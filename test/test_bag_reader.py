@@ -8,7 +8,7 @@ from bags import cdr, header, image, joint, pose, QOS, STORE, topic, write_bag
 import cv2
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 import yaml
 
 from diffusion_policy_ros.control.arm import ArmConfig, GripperConfig
@@ -73,7 +73,8 @@ def test_every_stream_is_read_as_it_is_live(tmp_path):
     assert bag.streams[EE_POSE].frames == {'base'}
     assert bag.streams[GRIPPER].values[0].tolist() == [0.75]  # of 0.08 m open
     assert bag.streams['target_gripper'].values[0].tolist() == [0.5]
-    assert bag.streams['wrist'].stats.rate_hz == pytest.approx(25.0)
+    assert wrist.stats.rate_hz == pytest.approx(25.0)
+    assert wrist.arrived_ns == stamps[-1]
 
 
 @pytest.mark.parametrize('plugin', StoragePlugin)
@@ -118,6 +119,9 @@ def images(*pictures, encoding='rgb8'):
             [image(SECOND + 40 * MS * i, pixels, encoding) for i, pixels in enumerate(pictures)])
 
 
+STATUS = 'diagnostic_msgs/msg/DiagnosticArray'
+
+
 def poses(*stamps, **settings):
     return 'geometry_msgs/msg/PoseStamped', [pose(stamp, **settings) for stamp in stamps]
 
@@ -144,6 +148,8 @@ def poses(*stamps, **settings):
     ({'wrist/image_raw': ('sensor_msgs/msg/Image', [images(PICTURES[0])[1][0][:200]])},
      'cannot be read: '),
     ({'ee_pose': poses()}, '/ee_pose has no messages'),
+    ({'chunk_executor/status': (STATUS, [cdr(STATUS, header=header(SECOND), status=[])])},
+     "/chunk_executor/status: message 1: status: it is empty, expected the executor's"),
 ])
 def test_what_is_wrong_is_one_line(tmp_path, changes, expected):
     with pytest.raises(ValueError) as error:
@@ -210,3 +216,44 @@ def test_a_broken_database_is_one_line(tmp_path):
     with pytest.raises(ValueError) as error:
         read_bag(tmp_path / 'bag', CONFIG, ARM)
     assert '\n' not in str(error.value)
+
+
+def write_sqlite3(folder, compressed=False):
+    """Write a whole episode, its messages one by one through zstd if asked to; return the file."""
+    writer = Writer(folder, version=9, storage_plugin=StoragePlugin.SQLITE3)
+    if compressed:
+        writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with writer:
+        for name, (kind, messages) in streams().items():
+            connection = writer.add_connection(name, kind, typestore=STORE)
+            for i, data in enumerate(messages):
+                writer.write(connection, SECOND + i, data)
+    return folder / f'{folder.name}.db3'
+
+
+def zero_pages(path):
+    data, page = bytearray(path.read_bytes()), 4096
+    first = len(data) // page // 2 * page
+    data[first:first + page] = bytes(page)
+    path.write_bytes(data)
+
+
+def spoil_frames(path):
+    with sqlite3.connect(path) as database:
+        database.execute("update messages set data = substr(data, 1, 4) || x'ffffffffffff'")
+
+
+@pytest.mark.parametrize('spoil, compressed', [(zero_pages, False), (spoil_frames, True)])
+def test_what_is_spoiled_in_the_middle_is_one_line(tmp_path, spoil, compressed):
+    path = write_sqlite3(tmp_path / 'bag', compressed)
+    read_bag(tmp_path / 'bag', CONFIG, ARM)
+    spoil(path)
+    with pytest.raises(ValueError, match=r'^cannot be read: [^\n]+$'):
+        read_bag(tmp_path / 'bag', CONFIG, ARM)
+
+
+def test_a_mistake_of_the_conversion_is_no_broken_bag(tmp_path, monkeypatch):
+    path = write_bag(tmp_path / 'bag', streams())
+    monkeypatch.setattr('diffusion_policy_ros.control.readings.pose_observation', lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        read_bag(path, CONFIG, ARM)

@@ -46,7 +46,7 @@ def stamps(folder):
 
 def test_every_chunk_that_reached_the_disk_is_saved(tmp_path):
     folder = cut_off(tmp_path)
-    target, count = recover_bag(folder)
+    target, count, _ = recover_bag(folder)
     assert target.name == 'episode.recovered' and not folder.exists()
     assert stamps(target) == list(range(1, count + 1))
     assert 200 < count < 300
@@ -59,18 +59,22 @@ def test_a_chunk_that_is_cut_is_left_out(tmp_path, missing, chunks):
     folder = cut_off(tmp_path)
     path, = folder.glob('*.mcap')
     os.truncate(path, path.stat().st_size - missing)
-    _, count = recover_bag(folder)
+    _, count, _ = recover_bag(folder)
     assert 126 * chunks <= count <= 128 * chunks  # of 8.3 kB, in a chunk of a megabyte
 
 
-def test_a_changed_byte_ends_what_is_believed(tmp_path):
+def test_a_changed_byte_ends_what_is_believed_and_the_rest_is_kept(tmp_path, capsys):
     folder = cut_off(tmp_path)
     path, = folder.glob('*.mcap')
     with path.open('r+b') as stream:
         stream.seek(1_500_000)
         stream.write(b'\xff\xff\xff')
-    _, count = recover_bag(folder)
+    assert main([str(folder)]) == 1
+    said = capsys.readouterr()
+    count = int(said.out.split()[-2])
     assert 0 < count < 200
+    assert f'{folder}: it is kept, ' in said.err and 'bytes follow a broken place' in said.err
+    assert path.exists() and len(stamps(folder.with_name('episode.recovered'))) == count
 
 
 def test_a_killed_writer_loses_no_chunk(tmp_path):
@@ -94,6 +98,18 @@ def test_what_cannot_be_recovered_is_one_line_and_stays(tmp_path, capsys):
     assert lines[2].endswith('the bag is whole, it has its metadata.yaml')
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         'empty.unfinished', 'episode.unfinished', 'whole.unfinished']
+
+
+def test_what_is_being_recorded_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / 'episode.unfinished'
+    writer = BagWriter(folder, 'episode')
+    for i in range(10):
+        writer.write(POSE, pose(i + 1), i + 1, i + 1, i + 1)
+    assert main([str(folder)]) == 1
+    assert capsys.readouterr().err == f'recover_bag: {folder}: it is being recorded\n'
+    writer.close({})
+    assert stamps(folder) == list(range(1, 11))
+    assert [path.name for path in tmp_path.iterdir()] == ['episode.unfinished']
 
 
 def test_the_others_go_on(tmp_path, capsys):

@@ -7,9 +7,11 @@ import sys
 import pytest
 import yaml
 
+from diffusion_policy_ros.data.bag_writer import BagWriter
 from diffusion_policy_ros.nodes.bringup import (
     metaworld_nodes, node_parameters, settings_from, SimSettings,
 )
+from diffusion_policy_ros.nodes.record_bringup import record_nodes, RecordSettings
 from diffusion_policy_ros.nodes.supervisor import main, own_domain, parse
 from diffusion_policy_ros.policy.checkpoint_config import CheckpointConfig
 from diffusion_policy_ros.policy.config import CameraSpec, ObservationSpec, PolicyConfig
@@ -165,3 +167,16 @@ def test_neither_ros_nor_torch_nor_the_simulator_is_imported():
             'if name in sys.modules])')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout == '[]\n', result.stderr
+
+
+def test_recording_goes_on_after_the_last_seed_of_the_folder(tmp_path):
+    def seeds(**settings):
+        found = {spec.executable: spec.parameters for spec in record_nodes(
+            RecordSettings(folder=str(tmp_path), **settings))}
+        return found['metaworld_bridge']['seed'], found['sim_runner']['seed']
+
+    assert seeds() == (1_000_000, 1_000_000)
+    for i, seed in enumerate((1_000_007, 1_000_002)):
+        BagWriter(tmp_path / f'episode_{i}', 'episode').close({'seed': str(seed)})
+    assert seeds() == (1_000_008, 1_000_008)
+    assert seeds(seed=1_000_003) == (1_000_003, 1_000_003)

@@ -41,14 +41,15 @@ def config(tmp_path):
     return path
 
 
-def demo(folder, n=20, seed=0, size=48, custom=None, gap=0):
-    """Write a bag of a straight move, one message of each topic every 50 ms."""
+def demo(folder, n=20, seed=0, size=48, custom=None, gap=0, pictures=None):
+    """Write a bag of a straight move at 20 Hz, whose camera dies after so many pictures."""
     rng = np.random.default_rng(seed)
     stamps = [10**9 + STEP_NS * (i + gap * (i > n // 2)) for i in range(n)]
     at = [(0.01 * i, 0.1 * seed, 0.2) for i in range(n + 1)]
     return write_bag(folder, {
         '/arm/image_raw': ('sensor_msgs/msg/Image', [
-            image(stamp, rng.integers(0, 256, (size, size, 3), np.uint8)) for stamp in stamps]),
+            image(stamp, rng.integers(0, 256, (size, size, 3), np.uint8))
+            for stamp in stamps[:pictures]]),
         '/ee_pose': ('geometry_msgs/msg/PoseStamped', list(map(pose, stamps, at))),
         '/gripper_state': ('sensor_msgs/msg/JointState', [joint(s, 0.5) for s in stamps]),
         '/target_pose': ('geometry_msgs/msg/PoseStamped', list(map(pose, stamps, at[1:]))),
@@ -131,6 +132,8 @@ def test_a_bag_that_cannot_be_used_is_named_and_the_others_go_on(bags, config, t
         'later_small': ({'size': 40}, "its source_sizes is {'arm': [40, 40]}, expected {'arm'"),
         'later_drawn': ({'custom': {'renderer': 'plain'}}, "its renderer is 'plain', expected ''"),
         'gap': ({'gap': 3}, '/arm/image_raw has a gap of 0.200 s after 0.5 s'),
+        'blind': ({'pictures': 12}, '/arm/image_raw ends 0.400 s before the last /target_pose, '
+                                    'expected at most 0.075 s'),
         'short': ({'n': 1}, '1 observations have all streams and a target'),
         'cut': ({}, 'cannot be read: '),
         'x.unfinished': ({}, 'unfinished: it was neither saved nor discarded')}
@@ -172,6 +175,65 @@ def test_the_same_command_adds_what_is_new(bags, config, tmp_path, capsys):
     assert buffer.split(3)[0].digest() == before
     assert convert(bags, '-o', dataset, '-c', config, '--set', 'policy.dt_s=0.1') == 2
     assert 'was made with dt_s 0.05, now 0.1' in capsys.readouterr().err
+
+
+def seeds(dataset):
+    """Return the y of each episode's first pose, in tenths of a metre."""
+    buffer = load_replay_buffer(dataset, ())
+    return [round(10 * buffer.arrays['ee_pose'][part.start, 1]) for part in buffer.episodes()]
+
+
+def test_a_bag_is_known_by_its_path_whatever_is_named_with_it(config, tmp_path, monkeypatch):
+    monday, tuesday, dataset = tmp_path / 'bags/mon', tmp_path / 'bags/tue', tmp_path / 'push.zarr'
+    demo(monday / 'episode_000000', seed=1)
+    demo(tuesday / 'episode_000000', seed=2)
+    options = ('-o', dataset, '-c', config)
+    assert convert(monday, *options) == 0
+    assert convert(tuesday, *options) == 0
+    assert seeds(dataset) == [1, 2]
+    monkeypatch.chdir(monday)
+    assert convert(monday, tuesday, *options) == convert('episode_000000', *options) == 0
+    assert seeds(dataset) == [1, 2]
+    about = json.loads((dataset / '.zattrs').read_text())['bags']
+    assert [bag['name'] for bag in about] == 2 * ['episode_000000']
+    assert [bag['path'] for bag in about] == [f'{monday}/episode_000000',
+                                              f'{tuesday}/episode_000000']
+
+
+def test_a_bags_file_stands_for_the_bag(bags, config, tmp_path, capsys):
+    said = {
+        'failed': 'saved as a failure', 'part': 'unfinished: its recorder says',
+        'y.unfinished': 'unfinished: it was neither saved nor discarded'}
+    demo(bags / 'failed', custom={'success': 'false'})
+    demo(bags / 'part', custom={'complete': 'false'})
+    (demo(bags / 'y.unfinished') / 'metadata.yaml').unlink()
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    files = sorted(bags.glob('*/*.mcap'))
+    assert len(files) == 6 and convert(*files, *options) == 1
+    out = capsys.readouterr().out.splitlines()
+    for name, expected in said.items():
+        assert any(line.startswith(f'{bags}/{name}: {expected}') for line in out)
+    assert json.loads((tmp_path / 'push.zarr/.zattrs').read_text())['bags'][0]['task'] == 'push'
+    # The folder's are the same bags.
+    assert convert(bags, *options) == 1
+    assert len(load_replay_buffer(tmp_path / 'push.zarr', ()).episode_ends) == 3
+
+
+def test_a_file_without_a_bag_around_it_is_taken_as_it_is(config, tmp_path):
+    file, = demo(tmp_path / 'bag').glob('*.mcap')
+    (tmp_path / 'bag/metadata.yaml').unlink()
+    assert convert(file, '-o', tmp_path / 'push.zarr', '-c', config) == 0
+
+
+def test_another_hand_is_another_data_set(bags, config, tmp_path, capsys):
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(bags, *options) == 0
+    values = yaml.safe_load((ROOT / 'config/arms/metaworld.yaml').read_text())
+    values['gripper']['state_open'] = 0.08
+    (tmp_path / 'arm.yaml').write_text(yaml.safe_dump(values))
+    demo(bags / 'episode_000003')
+    assert convert(bags, *options, '--arm', tmp_path / 'arm.yaml') == 2
+    assert "push.zarr: was made with gripper {'type': 'continuous', " in capsys.readouterr().err
 
 
 @pytest.mark.slow

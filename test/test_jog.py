@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.jog import Jog, JogConfig
+from diffusion_policy_ros.control.rotation import difference
 
 HERE = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0])
 HELD = [0, 0, 0, 0, 0, 1, 0, 0]
@@ -57,7 +58,7 @@ def test_each_axis_moves_its_own_way_and_a_negative_scale_turns_it_round():
 
 def test_a_stick_that_is_hardly_touched_is_no_motion_and_there_is_no_jump_at_the_deadband(jog):
     for value, speed in ((0.1, 0.0), (-0.09, 0.0), (0.109, 0.001), (1.0, 0.1), (3.0, 0.1)):
-        jog.release()
+        jog.read(REST, FREE)
         jog.read(axes(a1=value), HELD)
         jog.step(HERE, 1e-3)
         moved = jog.step(HERE, 1e-3)[0][0] - HERE[0]
@@ -82,7 +83,7 @@ def test_letting_go_and_pressing_again_begins_at_the_measured_pose(jog):
 
 
 def test_a_press_closes_the_gripper_and_the_next_opens_it(jog):
-    assert jog.effort == -1.0
+    assert jog.effort is None  # nothing is known of the hand, so nothing is sent to it
     for effort in (1.0, -1.0):
         press(jog)
         assert press(jog, 0) == {0}
@@ -93,16 +94,51 @@ def test_a_press_closes_the_gripper_and_the_next_opens_it(jog):
     assert jog.effort == -1.0  # not without the dead-man
 
 
-@given(strategies.lists(strategies.tuples(
-    strategies.floats(-1, 1), strategies.floats(-1, 1), strategies.floats(-1, 1)), max_size=200))
-def test_the_target_never_runs_away_from_a_hand_that_is_held_back(sticks):
-    jog = Jog(JogConfig(max_lead_m=0.02))
+@pytest.mark.parametrize('told, pressed', [(1.0, -1.0), (0.2, -1.0), (-0.3, 1.0), (-1.0, 1.0)])
+def test_a_takeover_leaves_the_gripper_as_it_was_last_told(jog, told, pressed):
+    jog.told(-told)
+    jog.told(told)
+    press(jog)
+    assert jog.effort == told
+    press(jog, 0)
+    jog.told(told)  # what the executor was sent before the press
+    assert jog.effort == pressed
+    jog.read(REST, FREE)
+    jog.told(told)
+    assert jog.effort == told
+
+
+def test_the_first_that_the_gripper_is_told_is_taken_over_in_the_middle_of_a_lead(jog):
+    press(jog)
+    jog.told(1.0)
+    assert jog.effort == 1.0
+
+
+NUMBER = strategies.floats(-1, 1)
+
+
+@given(strategies.lists(strategies.tuples(*6 * [NUMBER]), max_size=200),
+       strategies.tuples(*3 * [NUMBER]))
+def test_the_target_never_runs_away_from_a_hand_that_is_held_back(sticks, turned):
+    jog = Jog(JogConfig(linear_axes=(0, 1, 2), angular_axes=(3, 4, 5), max_lead_m=0.02,
+                        max_lead_rad=0.1))
+    hand = np.array([*HERE[:3], *turned, 0.0])
+    hand[6] = math.sqrt(4 - np.sum(hand[3:6] ** 2))
+    hand[3:] /= 2
     jog.read(REST, HELD)
-    for x, y, z in sticks:
-        jog.read(axes(a1=x, a0=y, a4=z), HELD)
-        position, quaternion = jog.step(HERE, 0.05)
-        assert np.linalg.norm(position - HERE[:3]) <= 0.02 + 1e-12
+    for stick in sticks:
+        jog.read(stick, HELD)
+        position, quaternion = jog.step(hand, 0.05)
+        assert np.linalg.norm(position - hand[:3]) <= 0.02 + 1e-12
+        assert np.linalg.norm(difference(quaternion, hand[3:])) <= 0.1 + 1e-9
         assert np.linalg.norm(quaternion) == pytest.approx(1.0)
+
+
+def test_a_turn_goes_on_until_the_hand_is_held_back(jog):
+    jog.read(axes(a3=1.0), HELD)
+    for _ in range(100):
+        _, quaternion = jog.step(HERE, 0.02)
+    np.testing.assert_allclose(quaternion, [0, 0, math.sin(0.1), math.cos(0.1)])
 
 
 @pytest.mark.parametrize('state, expected', [
@@ -110,11 +146,36 @@ def test_the_target_never_runs_away_from_a_hand_that_is_held_back(sticks):
     ((REST, HELD[:5]), 'buttons: 5 of them, expected more than 5'),
     ((axes(a1=float('nan')), HELD), 'axes: .* has NaN'),
 ])
-def test_a_device_that_does_not_fit_is_refused_and_nothing_changes(jog, state, expected):
-    press(jog)
+def test_a_device_that_does_not_fit_is_refused_and_ends_the_motion(jog, state, expected):
+    jog.read(axes(a1=1.0), HELD)
+    jog.step(HERE, 0.02)
     with pytest.raises(ValueError, match=expected):
         jog.read(*state)
-    assert jog.held
+    assert not jog.held and jog.step(HERE, 0.02) is None
+
+
+def refuse(jog):
+    with pytest.raises(ValueError, match='buttons'):
+        jog.read(REST, [])
+
+
+@pytest.mark.parametrize('end', [Jog.release, refuse])
+def test_after_a_release_from_outside_only_a_new_press_of_the_dead_man_leads(jog, end):
+    press(jog, 0, 7)
+    for _ in range(3):
+        end(jog)
+        assert press(jog, 0, 7) == frozenset()  # the driver repeats its state
+        assert not jog.held and jog.step(HERE, 0.02) is None and jog.effort == 1.0
+    assert jog.read(REST, FREE) == frozenset()
+    assert press(jog) == {5} and jog.held
+    assert jog.step(HERE, 0.02)[0].tolist() == HERE[:3].tolist()
+
+
+def test_the_gripper_button_does_nothing_between_a_release_from_outside_and_a_new_press(jog):
+    press(jog, 0)
+    jog.release()
+    press(jog)
+    assert press(jog, 0) == {0} and jog.effort == 1.0
 
 
 def test_three_axes_are_expected():

@@ -100,7 +100,7 @@ def test_a_full_disk_is_said_and_what_is_there_can_be_recovered(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [path.name for path in tmp_path.iterdir()] == ['episode.unfinished']
-    target, count = recover_bag(recording.unfinished)
+    target, count, _ = recover_bag(recording.unfinished)
     assert 30 <= count < 40
     assert [data[:100] for data in messages(target)[0]] == [
         (arrival(number).data + bytes(100))[:100] for number in range(1, count + 1)]

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import hashlib
+from importlib.metadata import version
+import json
 import os
 from pathlib import Path
+import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ import time
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes.supervisor import own_domain
@@ -29,6 +33,7 @@ ARM = {'ee_pose': 'PoseStamped', 'target_pose': 'PoseStamped', 'gripper_state': 
        'target_gripper': 'JointState'}
 READY_S, ANSWER_S = 30.0, 60.0
 LATEST_S = 0.1
+PACKAGES = ('mcap', 'rclpy', 'rosbags')
 
 
 @dataclass(frozen=True)
@@ -63,30 +68,45 @@ def digest(data: bytes) -> bytes:
 
 
 class Source:
-    """Publishes a load from one process, and remembers a digest of every message."""
+    """
+    Publishes a load from one process, and remembers a digest of every message.
+
+    Each camera and the arm are participants of their own, as their drivers are.
+
+    Attributes:
+        node: that calls the recorder.
+        sent: topic to its messages' digests.
+    """
 
     def __init__(self, load: Load) -> None:
         from geometry_msgs.msg import PoseStamped
+        from rclpy.context import Context
         from rclpy.node import Node
         from sensor_msgs.msg import Image, JointState
 
         from diffusion_policy_ros.nodes import messages
         from diffusion_policy_ros.nodes.qos import RELIABLE
 
-        self.node, self._load = Node('source'), load
-        self.sent: dict[str, list[bytes]] = {}
-        self._messages = messages
+        self.node, self._load, self._messages = Node('source'), load, messages
         self._picture = np.random.default_rng(0).integers(
             0, 256, (load.height, load.width, 3), np.uint8)
         kinds = {'PoseStamped': PoseStamped, 'JointState': JointState}
-        self._cameras = [self._publisher(Image, f'/camera_{i}/image_raw', RELIABLE)
-                         for i in range(load.cameras)]
-        self._arm = {name: self._publisher(kinds[kind], f'/{name}', RELIABLE)
+        self._contexts = [Context() for _ in range(load.cameras + 1)]
+        for context in self._contexts:
+            context.init()
+        arm, *cameras = [Node(f'driver_{i}', context=context)
+                         for i, context in enumerate(self._contexts)]
+        self._cameras = [camera.create_publisher(Image, f'/camera_{i}/image_raw', RELIABLE)
+                         for i, camera in enumerate(cameras)]
+        self._arm = {name: arm.create_publisher(kinds[kind], f'/{name}', RELIABLE)
                      for name, kind in ARM.items()}
+        self.sent = {publisher.topic: [] for publisher in (*self._cameras, *self._arm.values())}
 
-    def _publisher(self, kind: type, name: str, qos: Any) -> Any:
-        self.sent[name] = []
-        return self.node.create_publisher(kind, name, qos)
+    def close(self) -> None:
+        """End all participants."""
+        self.node.destroy_node()
+        for context in self._contexts:
+            context.shutdown()
 
     @property
     def readers(self) -> int:
@@ -104,7 +124,7 @@ class Source:
         due = sorted(((i / rate, publish) for rate, publish in (
             (load.camera_hz, self._show), (load.arm_hz, self._move))
             for i in range(round(load.seconds * rate))), key=lambda item: item[0])
-        for at_s, publish in due:
+        for at_s, publish in track(due, 'publishing'):
             wait_s = start + at_s - time.monotonic()
             if wait_s > 0:
                 time.sleep(wait_s)
@@ -181,7 +201,7 @@ def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str,
     finally:
         process.terminate()
         process.wait(ANSWER_S)
-        source.node.destroy_node()
+        source.close()
     bag, = (folder / 'bags').iterdir()
     found = compare(bag, source.sent)
     return bag, {**facts, 'left_out': load.messages - found['sent'], **found}
@@ -225,8 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f'--{name}', type=type(value), default=value, help=text)
     parser.add_argument('--storage', choices=('raw', 'jpeg'), default='raw',
                         help='how the recorder keeps images; jpeg is not compared')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
     options = vars(parser.parse_args(arguments))
-    storage = options.pop('storage')
+    storage, output = options.pop('storage'), options.pop('output')
+    load = Load(**options)
     domain_id, lock = own_domain()
     os.environ['ROS_DOMAIN_ID'] = str(domain_id)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
@@ -236,10 +258,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     spin.init([])
     with tempfile.TemporaryDirectory(dir='.') as folder:
-        bag, facts = record(Load(**options), Path(folder), image_storage=storage)
+        bag, facts = record(load, Path(folder), image_storage=storage)
         size = sum(path.stat().st_size for path in bag.iterdir())
-    for name, value in {**facts, 'bag_mb': size >> 20}.items():
+    facts['bag_mb'] = size >> 20
+    for name, value in facts.items():
         print(f'{name}: {value}')
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({
+            'cores': os.cpu_count(), 'platform': platform.platform(),
+            'rmw': rclpy.get_rmw_implementation_identifier(),
+            'versions': {name: version(name) for name in PACKAGES}, **asdict(load),
+            'storage': storage, **facts}, indent=1) + '\n')
     rclpy.try_shutdown()
     lock.close()
     sys.exit(1 if facts['missing'] and storage == 'raw' else 0)

@@ -53,8 +53,8 @@ class Conversion:
         name: of the bag.
         problem: why it was left out; '' for an episode.
         episode: its rows.
-        about: facts for the report and the data set: task, renderer, sizes, rates, gaps, and
-            the most by which encoding changed a pixel.
+        about: facts for the report and the data set: absolute path, task, renderer, sizes, rates,
+            gaps, and the most by which encoding changed a pixel.
     """
 
     name: str
@@ -79,7 +79,8 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
         return Conversion(name, str(error))
     cameras = {camera.name: bag.streams[camera.name] for camera in config.observation.cameras}
     about = {
-        'task': bag.custom.get('task', ''), 'renderer': bag.custom.get('renderer', ''),
+        'path': str(path), 'task': bag.custom.get('task', ''),
+        'renderer': bag.custom.get('renderer', ''),
         'source_sizes': {name: list(stream.size) for name, stream in cameras.items()},
         'pixel_error': max((stream.pixel_error for stream in cameras.values()), default=0),
         'frame_id': ' '.join(sorted(bag.streams[EE_POSE].frames)),
@@ -89,7 +90,9 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
 
 def find_bags(paths: Sequence[Path]) -> list[Path]:
     """
-    Return every bag that is named, or lies in a folder that is named.
+    Return every bag that is named, or lies in a folder that is named, as absolute paths.
+
+    A file of a bag stands for the whole bag, whose metadata and name say whether it may be taken.
 
     Raises:
         ValueError: there is no such path, or none in it.
@@ -98,10 +101,14 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise ValueError(f'{path}: no such file or folder')
-        if path.is_file() or (path / 'metadata.yaml').exists() or list(path.glob('*.mcap')):
+        folder = path.absolute().parent
+        if path.is_file() and (folder.name.endswith(UNFINISHED)
+                               or (folder / 'metadata.yaml').exists()):
+            inside = [folder]
+        elif path.is_file() or (path / 'metadata.yaml').exists() or list(path.glob('*.mcap')):
             inside = [path]
         else:
-            inside = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
+            inside = [inner for inner in sorted(path.iterdir()) if inner.is_dir()]
         if not inside:
             raise ValueError(f'{path}: it is empty, expected a bag or a folder of bags')
         found += inside
@@ -142,11 +149,6 @@ class DataSet:
             image_format, stamped=True)
         self._bags = self._writer.attributes['bags'][:self._writer.episodes]
         self.problems: dict[str, str] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the bags that are in it."""
-        return [bag['name'] for bag in self._bags]
 
     @property
     def bags(self) -> list[dict[str, Any]]:
@@ -213,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> Mapping[str, str]:
     """Convert what is not converted yet, report, and return what was left out."""
-    config = read_config(options.config, options.overrides).policy
+    config, arm = read_config(options.config, options.overrides).policy, load_arm(options.arm)
     topics = load_yaml(options.topics) if options.topics else {}
     tolerance_ns = to_ns(options.tolerance) if options.tolerance else config.dt_ns * 3 // 2
     paths = find_bags(options.bags)
@@ -222,11 +224,12 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
     data = DataSet(options.output, config, {
         'cameras': [to_mapping(camera) for camera in config.observation.cameras],
         'dt_s': config.dt_s, 'tolerance_ns': tolerance_ns, 'topics': dict(topics),
-        'keep_failures': options.keep_failures}, options.images)
-    left = {name: path for name, path in bags.items() if name not in data.names}
-    work = partial(convert, config=config, arm=load_arm(options.arm), topics=topics,
-                   image_format=options.images, tolerance_ns=tolerance_ns,
-                   keep_failures=options.keep_failures)
+        'keep_failures': options.keep_failures, 'gripper': to_mapping(arm.gripper)},
+        options.images)
+    done = {bag['path'] for bag in data.bags}  # names depend on what else was named
+    left = {name: path for name, path in bags.items() if str(path) not in done}
+    work = partial(convert, config=config, arm=arm, topics=topics, image_format=options.images,
+                   tolerance_ns=tolerance_ns, keep_failures=options.keep_failures)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TextColumn('{task.fields[left_out]} left out'), TimeElapsedColumn(),
                TimeRemainingColumn())

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from diffusion_policy_ros.control.arm import CLOSED, OPEN
-from diffusion_policy_ros.control.rotation import exp, multiply, normalise
+from diffusion_policy_ros.control.rotation import difference, exp, multiply, normalise
 
 NO_AXIS = -1
 
@@ -33,10 +33,14 @@ class JogConfig:
     enable_button: int = field(default=5, metadata={
         'description': 'Dead-man: only while it is held is anything sent.', 'min': 0})
     gripper_button: int = field(default=0, metadata={
-        'description': 'Each press closes or opens the gripper.', 'min': 0})
+        'description': 'Each press closes or opens the gripper; the first closes one that was '
+                       'told nothing yet.', 'min': 0})
     max_lead_m: float = field(default=0.05, metadata={
         'description': 'Farthest that the target runs ahead of the measured hand, which limits or '
                        'an obstacle hold back.', 'unit': 'm', 'min': 0.001, 'max': 0.5})
+    max_lead_rad: float = field(default=0.2, metadata={
+        'description': 'Farthest that the target turns ahead of the measured hand.',
+        'unit': 'rad', 'min': 0.001, 'max': 1.5})
 
     def __post_init__(self) -> None:
         for name in ('linear_axes', 'linear_scale', 'angular_axes', 'angular_scale'):
@@ -49,30 +53,86 @@ class Jog:
     Integrate a person's rates, from the pose that was measured when the dead-man was pressed.
 
     Attributes:
-        effort: closing effort of the gripper; kept from one press of the dead-man to the next.
+        effort: closing effort of the gripper. None, and nothing is to be sent, until the gripper
+            was told something or the person presses its button, which then closes: a hand that
+            may hold something never opens unasked.
     """
 
     def __init__(self, config: JogConfig) -> None:
         self._config = config
         self._position: np.ndarray | None = None
         self._quaternion: np.ndarray | None = None
-        self._was_pressed: frozenset[int] = frozenset()
         self._pressed: frozenset[int] = frozenset()
+        self._held = False
         self._rates = np.zeros(6)
-        self.effort = OPEN
+        self.effort: float | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the dead-man is held."""
-        return self._config.enable_button in self._pressed
+        """Whether the dead-man is held, and was pressed since the last `release`."""
+        return self._held
 
     def read(self, axes: Sequence[float], buttons: Sequence[int]) -> frozenset[int]:
         """
         Take the device's state; return the buttons that were pressed anew.
 
         Raises:
-            ValueError: 'axes: found, expected': it has too few, or one is no number.
+            ValueError: 'axes: found, expected': it has too few, or one is no number; the dead-man
+                is released.
         """
+        try:
+            self._rates = self._rates_of(axes, buttons)
+        except ValueError:
+            self.release()
+            raise
+        config, was_pressed = self._config, self._pressed
+        self._pressed = frozenset(i for i, value in enumerate(buttons) if value)
+        anew = self._pressed - was_pressed
+        if config.enable_button not in self._pressed:
+            self._held = False
+        elif config.enable_button in anew:
+            self._held, self._position = True, None
+        if self._held and config.gripper_button in anew:
+            self.effort = OPEN if (self.effort or 0.0) > 0.0 else CLOSED
+        return anew
+
+    def release(self) -> None:
+        """
+        End the motion, as when the device falls silent, until the dead-man is pressed anew.
+
+        Which buttons are down stays known, so that none of them counts as pressed by the next
+        message that repeats them.
+        """
+        self._held, self._position, self._rates = False, None, np.zeros(6)
+
+    def told(self, effort: float) -> None:
+        """Take over what the gripper was told, from -1 to 1, unless the person leads it."""
+        if not self._held or self.effort is None:
+            self.effort = effort
+
+    def step(self, measured: np.ndarray, dt_s: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """
+        Return the target's position (3,) and quaternion (4,), or None without the dead-man.
+
+        Args:
+            measured: (7,) pose of the hand.
+            dt_s: time since the last step.
+        """
+        if not self._held:
+            self._position = None
+            return None
+        here, turned = measured[:3], normalise(measured[3:])
+        if self._position is None:
+            self._position, self._quaternion = here.copy(), turned
+            return self._position, self._quaternion
+        lead = self._position + self._rates[:3] * dt_s - here
+        self._position = here + _cut(lead, self._config.max_lead_m)
+        lead = difference(multiply(exp(self._rates[3:] * dt_s), self._quaternion), turned)
+        self._quaternion = normalise(multiply(exp(_cut(lead, self._config.max_lead_rad)), turned))
+        return self._position, self._quaternion
+
+    def _rates_of(self, axes: Sequence[float], buttons: Sequence[int]) -> np.ndarray:
+        """Return the speeds (6,) in m/s and rad/s that the axes ask for."""
         config = self._config
         wanted = (*config.linear_axes, *config.angular_axes)
         if max(wanted) >= len(axes):
@@ -84,41 +144,15 @@ class Jog:
         if not all(map(math.isfinite, values)):
             raise ValueError(f'axes: {values} has NaN or infinity, expected numbers')
         scale = np.array((*config.linear_scale, *config.angular_scale))
-        self._rates = scale * [self._beyond_deadband(value) for value in values]
-        self._was_pressed = self._pressed
-        self._pressed = frozenset(i for i, value in enumerate(buttons) if value)
-        anew = self._pressed - self._was_pressed
-        if self.held and config.gripper_button in anew:
-            self.effort = OPEN if self.effort == CLOSED else CLOSED
-        return anew
-
-    def release(self) -> None:
-        """Let go of the dead-man, as when the device falls silent."""
-        self._pressed, self._position, self._rates = frozenset(), None, np.zeros(6)
-
-    def step(self, measured: np.ndarray, dt_s: float) -> tuple[np.ndarray, np.ndarray] | None:
-        """
-        Return the target's position (3,) and quaternion (4,), or None without the dead-man.
-
-        Args:
-            measured: (7,) pose of the hand.
-            dt_s: time since the last step.
-        """
-        if not self.held:
-            self._position = None
-            return None
-        if self._position is None:
-            self._position, self._quaternion = measured[:3].copy(), normalise(measured[3:])
-            return self._position, self._quaternion
-        lead = self._position + self._rates[:3] * dt_s - measured[:3]
-        length = float(np.linalg.norm(lead))
-        if length > self._config.max_lead_m:
-            lead *= self._config.max_lead_m / length
-        self._position = measured[:3] + lead
-        self._quaternion = normalise(multiply(exp(self._rates[3:] * dt_s), self._quaternion))
-        return self._position, self._quaternion
+        return scale * [self._beyond_deadband(value) for value in values]
 
     def _beyond_deadband(self, value: float) -> float:
         """Return an axis's value, from 0 at the deadband's edge to 1 at the end of its way."""
         deadband, size = self._config.deadband, min(abs(value), 1.0)
         return math.copysign(max(0.0, size - deadband) / (1.0 - deadband), value)
+
+
+def _cut(lead: np.ndarray, longest: float) -> np.ndarray:
+    """Return a vector (3,) at most so long."""
+    length = float(np.linalg.norm(lead))
+    return lead if length <= longest else lead * (longest / length)

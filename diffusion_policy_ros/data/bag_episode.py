@@ -42,10 +42,11 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     Return the rows between the first and the last time at which all is there and a target moves.
 
     A row holds the newest sample of each stream at its time. Its action is the first target that
-    is stamped in [t, t + dt), else the last one before t while targets still come.
+    is stamped in [t, t + dt), else the last one before t while target poses still come.
 
     Raises:
-        ValueError: in one line: a gap, targets in another frame, or too little that overlaps.
+        ValueError: in one line: a gap, a stream that ends before the targets, targets in another
+            frame, or too little that overlaps.
     """
     observed = {name: bag.streams[name] for name in config.streams}
     for stream in observed.values():
@@ -56,6 +57,7 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     if first_ns > last_ns:
         raise ValueError(f'{shortest.topic} ends {(first_ns - last_ns) / NS_PER_S:.3f} s before '
                          f'{latest.topic} begins')
+    _check_ends(list(observed.values()), _recorded(bag, TARGET_POSE), tolerance_ns)
     stamps = np.unique(np.concatenate(
         [np.array([first_ns]), *(stream.stamps_ns for stream in observed.values())]))
     stamps = stamps[(stamps >= first_ns) & (stamps <= last_ns)]
@@ -70,8 +72,8 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
               'is_teleop': _teleop(bag, stamps, config),
               **{name: value[part] for name, value in targets.items()}}
     for name in (EE_POSE, GRIPPER):
-        if name in bag.streams:
-            stream = bag.streams[name]
+        stream = _recorded(bag, name)
+        if stream is not None:
             arrays[name] = np.stack(stream.values)[_newest(stream, stamps)]
     if GRIPPER not in arrays:
         arrays[GRIPPER] = np.zeros((len(stamps), 1))
@@ -91,6 +93,33 @@ def _check_gaps(stream: Stream, config: PolicyConfig, tolerance_ns: int) -> None
         raise ValueError(f'{stream.topic} has a gap of {steps.max() / NS_PER_S:.3f} s after '
                          f'{at_ns / NS_PER_S:.1f} s, expected at most '
                          f'{tolerance_ns / NS_PER_S:.3f} s')
+
+
+def _check_ends(streams: Sequence[Stream], moved: Stream | None, tolerance_ns: int) -> None:
+    """Refuse an episode whose observations stopped while targets still moved the arm."""
+    if moved is None:
+        return
+    early_ns = [_early_ns(stream, moved) for stream in streams]
+    worst = int(np.argmax(early_ns))
+    if early_ns[worst] > tolerance_ns:
+        raise ValueError(f'{streams[worst].topic} ends {early_ns[worst] / NS_PER_S:.3f} s before '
+                         f'the last {moved.topic}, expected at most '
+                         f'{tolerance_ns / NS_PER_S:.3f} s')
+
+
+def _early_ns(stream: Stream, moved: Stream) -> int:
+    """Return how long before the last target a stream ended, by its stamps and its arrivals."""
+    early_ns = moved.stamps_ns[-1] - stream.stamps_ns[-1]
+    if stream.arrived_ns is None or moved.arrived_ns is None:
+        return early_ns
+    # A camera's pictures arrive late: the last were on their way when the recording ended.
+    return min(early_ns, moved.arrived_ns - stream.arrived_ns)
+
+
+def _recorded(bag: Bag, role: str) -> Stream | None:
+    """Return the stream if it has a message."""
+    stream = bag.streams.get(role)
+    return stream if stream is not None and stream.stamps_ns else None
 
 
 def _live_times(streams: Sequence[Stream]) -> np.ndarray:
@@ -120,30 +149,46 @@ def _newest(stream: Stream, stamps: np.ndarray) -> np.ndarray:
 def _targets(bag: Bag, stamps: np.ndarray,
              config: PolicyConfig) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """Return each row's targets, whether it has them, and what they were made of."""
-    notes = []
-    pose, gripper = bag.streams[EE_POSE], bag.streams.get(GRIPPER)
-    moved, closed = bag.streams.get(TARGET_POSE), bag.streams.get(TARGET_GRIPPER)
-    if moved is not None and moved.stamps_ns:
+    pose, moved, notes = bag.streams[EE_POSE], _recorded(bag, TARGET_POSE), []
+    if moved is None:
+        notes.append(f'{TARGET_POSE} was not recorded: the action is {EE_POSE} one step later')
+        numbers, alive = _later(pose, stamps, config.dt_ns)
+        position = np.stack(pose.values)[numbers, :3]
+    else:
         if moved.frames != pose.frames:
             raise ValueError(f'{moved.topic} is in {sorted(moved.frames)}, expected '
                              f'{sorted(pose.frames)} as {pose.topic}')
         numbers, alive = _first_from(moved, stamps, config.dt_ns)
         position = np.stack(moved.values)[numbers, :3]
-    else:
-        notes.append(f'{TARGET_POSE} was not recorded: the action is {EE_POSE} one step later')
-        numbers, alive = _later(pose, stamps, config.dt_ns)
-        position = np.stack(pose.values)[numbers, :3]
-    if closed is not None and closed.stamps_ns:
-        numbers, has_effort = _first_from(closed, stamps, config.dt_ns)
-        effort = np.stack(closed.values)[numbers]
-    elif gripper is not None:
-        notes.append(f'{TARGET_GRIPPER} was not recorded: the action is the state of the gripper '
-                     'one step later')
-        numbers, has_effort = _later(gripper, stamps, config.dt_ns)
-        effort = 2.0 * np.stack(gripper.values)[numbers] - 1.0
-    else:
-        raise ValueError(f'{TARGET_GRIPPER} and the state of the gripper are missing')
-    return {'target_position': position, 'target_gripper': effort}, alive & has_effort, notes
+    effort, alive, made_of = _efforts(bag, stamps, alive, config.dt_ns)
+    return {'target_position': position, 'target_gripper': effort}, alive, notes + made_of
+
+
+def _efforts(bag: Bag, stamps: np.ndarray, alive: np.ndarray,
+             dt_ns: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return each row's closing effort, which `alive` rows have one, and what it was made of."""
+    closed, state = _recorded(bag, TARGET_GRIPPER), _recorded(bag, GRIPPER)
+    if closed is None:
+        if state is None:
+            raise ValueError(f'{TARGET_GRIPPER} and the state of the gripper are missing')
+        numbers, there = _later(state, stamps, dt_ns)
+        return 2.0 * np.stack(state.values)[numbers] - 1.0, alive & there, [
+            f'{TARGET_GRIPPER} was not recorded: the action is the state of the gripper one step '
+            'later']
+    numbers, has_effort = _first_from(closed, stamps, dt_ns)
+    effort = np.stack(closed.values)[numbers]
+    if _recorded(bag, TARGET_POSE) is None:
+        return effort, alive & has_effort, []
+    # The executor sends some hands a target only when it changes: the last one holds until then.
+    early = stamps + dt_ns <= closed.stamps_ns[0]
+    if not (alive & early).any():
+        return effort, alive, []
+    if state is None:
+        return effort, alive, [f'before the first {TARGET_GRIPPER} the action is that one: the '
+                               'state of the gripper was not recorded']
+    effort[early] = 2.0 * np.stack(state.values)[_newest(state, stamps[early])] - 1.0
+    return effort, alive, [f'before the first {TARGET_GRIPPER} the action is the state of the '
+                           'gripper']
 
 
 def _first_from(stream: Stream, stamps: np.ndarray, dt_ns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.serde import SerdeError
-from rosbags.typesys import get_typestore, Stores, TypesysError
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import get_typestore, Stores
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.arm import ArmConfig
@@ -32,7 +32,6 @@ TYPES = {
     TELEOP_POSE: ('geometry_msgs/msg/PoseStamped',),
     STATUS: ('diagnostic_msgs/msg/DiagnosticArray',)}
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-UNREADABLE = (ReaderError, SerdeError, TypesysError, OSError, LookupError, TypeError, EOFError)
 
 
 @dataclass
@@ -48,6 +47,7 @@ class Stream:
         size: of a camera's pictures as they were sent, (height, width).
         pixel_error: the most by which their encoding has changed one of their values.
         stats: of all messages, those that were left out as late among them.
+        arrived_ns: system time at which the last message was received; None where not known.
     """
 
     topic: str
@@ -57,6 +57,7 @@ class Stream:
     size: tuple[int, int] | None = None
     pixel_error: int = 0
     stats: TopicStats = field(default_factory=TopicStats)
+    arrived_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,32 +92,52 @@ def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
         ValueError: in one line without the bag's name: what is missing, of another type, broken,
             mixed or out of order.
     """
-    try:
-        with Reader(path) as reader:
+    with ExitStack() as stack:
+        with _reading():
+            reader = stack.enter_context(Reader(path))
             custom = dict(reader.storage.metadata.custom or {})
-            roles = _roles(reader.connections, config, names or {})
-            streams = {role: Stream(connection.topic) for role, connection in roles.items()}
-            store = get_typestore(Stores.ROS2_JAZZY)
-            convert = {connection.topic: (role, _conversion(role, config, arm, image_format))
-                       for role, connection in roles.items()}
-            for connection, _, data in reader.messages(list(roles.values())):
-                role, read = convert[connection.topic]
-                message = store.deserialize_cdr(data, connection.msgtype)
-                number = streams[role].stats.count + 1
-                try:
-                    _take(streams[role], message, read, tolerance_ns)
-                except ValueError as error:
-                    raise ValueError(f'{connection.topic}: message {number}: {error}') from None
-    except FileNotFoundError:
-        raise ValueError('no metadata.yaml, expected a whole rosbag2 bag (recover_bag saves what '
-                         'can be read of one that was cut off)') from None
-    except UNREADABLE as error:
-        text = ' '.join(str(error).split()) or type(error).__name__
-        raise ValueError(f'cannot be read: {text}') from None
+        roles = _roles(reader.connections, config, names or {})
+        streams = {role: Stream(connection.topic) for role, connection in roles.items()}
+        convert = {connection.topic: (role, _conversion(role, config, arm, image_format))
+                   for role, connection in roles.items()}
+        for topic, log_ns, message in _messages(reader, list(roles.values())):
+            role, read = convert[topic]
+            stream = streams[role]
+            stream.arrived_ns, number = log_ns, stream.stats.count + 1
+            try:
+                _take(stream, message, read, tolerance_ns)
+            except ValueError as error:
+                raise ValueError(f'{topic}: message {number}: {error}') from None
     for role, stream in streams.items():
         if not stream.stamps_ns and role in config.streams:
             raise ValueError(f'{stream.topic} has no messages')
     return Bag(streams, custom)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Say in one line what rosbags, or whatever it reads with, could not do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError('no metadata.yaml, expected a whole rosbag2 bag (recover_bag saves what '
+                         'can be read of one that was cut off)') from None
+    except Exception as error:  # zstd, lz4, sqlite and struct each have their own
+        text = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(f'cannot be read: {text}') from None
+
+
+def _messages(reader: Reader, connections: Sequence[Connection]) -> Iterator[tuple[str, int, Any]]:
+    """Yield each message's topic, the system time at which it was received, and itself."""
+    store, raw = get_typestore(Stores.ROS2_JAZZY), reader.messages(connections)
+    while True:
+        with _reading():
+            found = next(raw, None)
+            if found is None:
+                return
+            connection, log_ns, data = found
+            message = store.deserialize_cdr(data, connection.msgtype)
+        yield connection.topic, log_ns, message
 
 
 def _roles(connections: Sequence[Connection], config: PolicyConfig,
@@ -177,12 +198,18 @@ def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: s
     if role == TARGET_GRIPPER:
         return lambda message: _Sample(np.array([readings.gripper_target(message)]))
     if role == STATUS:
-        return lambda message: _Sample(message.status[0].values[0].value)
+        return _status
 
     def pose(message: Any) -> _Sample:
         observation = readings.pose_observation(message)
         return _Sample(observation.value, observation.frame_id)
     return pose
+
+
+def _status(message: Any) -> _Sample:
+    if not message.status or not message.status[0].values:
+        raise ValueError("status: it is empty, expected the executor's")
+    return _Sample(message.status[0].values[0].value)
 
 
 def _camera(camera: CameraSpec, image_format: str) -> Read:

@@ -8,30 +8,44 @@ from pathlib import Path
 import shutil
 import struct
 import sys
+from typing import IO, NamedTuple
 
 from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import CRCValidationError, StreamReader
 import yaml
 
-from diffusion_policy_ros.data.bag_writer import BagTopic, BagWriter
+from diffusion_policy_ros.data.bag_writer import BagTopic, BagWriter, is_being_written
 from diffusion_policy_ros.data.recording import UNFINISHED
 
 RECOVERED = '.recovered'
 
 
-def recover_bag(folder: Path) -> tuple[Path, int]:
+class Recovered(NamedTuple):
     """
-    Copy every whole message of a cut-off bag into a new one, and delete the old one.
+    What was saved of a bag.
+
+    Attributes:
+        folder: of the new bag, `<name>.recovered`.
+        messages: in it.
+        unread_bytes: that follow a broken place in the old one, which is kept then.
+    """
+
+    folder: Path
+    messages: int
+    unread_bytes: int
+
+
+def recover_bag(folder: Path) -> Recovered:
+    """
+    Copy a cut-off bag's messages, up to its end or a broken place, and delete it if it is the end.
 
     Args:
         folder: of the unfinished bag.
 
-    Returns:
-        The new folder, `<name>.recovered`, and the number of its messages.
-
     Raises:
-        ValueError: there is nothing to recover: no MCAP file, a bag that is whole, no message.
+        ValueError: there is nothing to recover: no MCAP file, a bag that is whole or still being
+            recorded, no message.
         FileExistsError: it was recovered before.
     """
     files = sorted(folder.glob('*.mcap'))
@@ -39,14 +53,18 @@ def recover_bag(folder: Path) -> tuple[Path, int]:
         raise ValueError(f'{folder}: {len(files)} MCAP files, expected one')
     if (folder / 'metadata.yaml').exists():
         raise ValueError(f'{folder}: the bag is whole, it has its metadata.yaml')
+    if is_being_written(files[0]):
+        raise ValueError(f'{folder}: it is being recorded')
     name = folder.name.removesuffix(UNFINISHED)
     target = folder.with_name(name + RECOVERED)
     writer, count = BagWriter(target, name), 0
     try:
-        for topic, message in _whole_messages(files[0]):
-            writer.write(topic, message.data, message.log_time, message.publish_time,
-                         message.sequence)
-            count += 1
+        with files[0].open('rb') as stream:
+            for topic, message in _whole_messages(stream):
+                writer.write(topic, message.data, message.log_time, message.publish_time,
+                             message.sequence)
+                count += 1
+            unread = files[0].stat().st_size - stream.tell()
         if not count:
             raise ValueError(f'{folder}: not one message can be read')
         writer.close({'complete': 'false', 'recovered': 'true'})
@@ -54,24 +72,24 @@ def recover_bag(folder: Path) -> tuple[Path, int]:
         writer.abort()
         shutil.rmtree(target)
         raise
-    shutil.rmtree(folder)
-    return target, count
+    if not unread:
+        shutil.rmtree(folder)
+    return Recovered(target, count, unread)
 
 
-def _whole_messages(path: Path) -> Iterator[tuple[BagTopic, Message]]:
+def _whole_messages(stream: IO[bytes]) -> Iterator[tuple[BagTopic, Message]]:
     schemas: dict[int, Schema] = {}
     topics: dict[int, BagTopic] = {}
-    with path.open('rb') as stream:
-        try:
-            for record in StreamReader(stream, validate_crcs=True).records:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, Channel):
-                    topics[record.id] = _topic(record, schemas[record.schema_id])
-                elif isinstance(record, Message):
-                    yield topics[record.channel_id], record
-        except (McapError, CRCValidationError, struct.error, EOFError):
-            return
+    try:
+        for record in StreamReader(stream, validate_crcs=True).records:
+            if isinstance(record, Schema):
+                schemas[record.id] = record
+            elif isinstance(record, Channel):
+                topics[record.id] = _topic(record, schemas[record.schema_id])
+            elif isinstance(record, Message):
+                yield topics[record.channel_id], record
+    except (McapError, CRCValidationError, struct.error, EOFError):
+        return
 
 
 def _topic(channel: Channel, schema: Schema) -> BagTopic:
@@ -87,8 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     for folder in parser.parse_args(arguments).bags:
         try:
-            target, count = recover_bag(folder)
-            print(f'{target}: {count} messages')
+            found = recover_bag(folder)
+            print(f'{found.folder}: {found.messages} messages')
+            if found.unread_bytes:
+                raise ValueError(f'{folder}: it is kept, {found.unread_bytes} bytes follow a '
+                                 'broken place')
         except (OSError, ValueError) as error:
             print(f'recover_bag: {error}', file=sys.stderr)
             code = 1

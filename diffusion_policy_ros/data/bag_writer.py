@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import contextlib
 from dataclasses import dataclass, field
+import fcntl
 from pathlib import Path
 import time
 from typing import Any
@@ -37,6 +38,16 @@ class BagTopic:
     definition: str
     type_hash: str
     qos: Sequence[Mapping[str, Any]] = ()
+
+
+def is_being_written(path: Path) -> bool:
+    """Return whether a `BagWriter` has this file open, in whatever process."""
+    with path.open('rb') as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 @dataclass
@@ -84,6 +95,7 @@ class BagWriter:
         folder.mkdir(parents=True)
         self._folder, self._file = folder, f'{name}_0.mcap'
         self._stream = (folder / self._file).open('wb')
+        fcntl.flock(self._stream, fcntl.LOCK_EX)
         self._writer = Writer(self._stream, CHUNK_BYTES, CompressionType.NONE)
         self._writer.start('ros2', 'diffusion_policy_ros')
         self._schemas: dict[str, int] = {}

@@ -47,7 +47,7 @@ class Recording:
         max_bytes: that may wait for the disk; what comes beyond is dropped and counted as lost.
 
     Attributes:
-        stats: by topic.
+        stats: by topic, those without a message too.
         problem: what stopped the writing, a full disk for example; '' while all is well.
     """
 
@@ -59,6 +59,7 @@ class Recording:
         self._writer = BagWriter(self.unfinished, folder.name)
         for topic in topics:
             self._writer.announce(topic)
+            self.stats[topic.name] = TopicStats()
         self._max_bytes, self._waiting = max_bytes, 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
@@ -130,7 +131,7 @@ class Recording:
                     data = arrival.data if convert is None else convert(arrival.data)
                     self._writer.write(topic, data, arrival.log_ns, arrival.publish_ns,
                                        arrival.number or 0)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the episode is not whole
                 self.problem = f'{topic.name}: {error}'
             with self._lock:
                 self._waiting -= len(arrival.data)

@@ -69,6 +69,8 @@ class TopicStats:
                 'backward_stamps': self.backward}
 
     def __str__(self) -> str:
+        if not self.count:
+            return 'no message'
         lost = 'loss unknown' if self.lost is None else f'{self.lost} lost'
         return (f'{self.count} at {self.rate_hz:.1f} Hz, largest gap '
                 f'{self.largest_gap_ns / NS_PER_S:.3f} s, {lost}')

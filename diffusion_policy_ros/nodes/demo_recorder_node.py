@@ -13,6 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import SetBool
 
+from diffusion_policy_ros.data.bag_writer import is_being_written
 from diffusion_policy_ros.data.recording import Arrival, Recording, UNFINISHED
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
@@ -26,6 +27,7 @@ from diffusion_policy_ros.nodes.spin import run
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
               'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status')
 LOOK_PERIOD_S = 0.1
+SILENT_S = 2.0  # on the wall clock: an episode in lockstep takes what it takes to begin
 EPISODE = re.compile(r'episode_(\d+)(\.|$)')
 
 
@@ -90,6 +92,7 @@ class DemoRecorder(Node):
             config.queue_depth, self._written_as, self._take)
         self._recording: Recording | None = None
         self._saved = 0
+        self._heard_s: dict[str, float] = {}
         self._guard = Guard(self.get_logger().warning)
         self._folder = Path(config.folder).expanduser().resolve()
         self._say_unfinished()
@@ -116,6 +119,12 @@ class DemoRecorder(Node):
     def _look(self) -> None:
         for name, problem in self._topics.look(self._recording is None).items():
             self._guard.refuse(name, f'type: {problem}')
+        now_s, limit_s = time.monotonic(), max(SILENT_S, self._config.step_s)
+        for name in sorted(self._required) if self._recording else ():
+            silent_s = now_s - self._heard_s[name]
+            if silent_s > limit_s:
+                self._guard.refuse(name, f'silent: {silent_s:.1f} s without a message, expected '
+                                         f'at most {limit_s} s')
 
     def _written_as(self, name: str, kind: str) -> Written:
         """Return how a topic goes into the bag."""
@@ -127,6 +136,7 @@ class DemoRecorder(Node):
     def _take(self, name: str, watched: WatchedTopic, arrival: Arrival) -> None:
         if self._recording is None:
             return
+        self._heard_s[name] = time.monotonic()
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
         if self._recording.problem:
             self._guard.refuse('bag', f'cut off: {self._recording.problem}, nothing more is kept')
@@ -153,6 +163,7 @@ class DemoRecorder(Node):
                 self._config.buffer_mb << 20)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
+        self._heard_s = dict.fromkeys(self._required, time.monotonic())
         for topic in watched.values():
             for arrival in topic.latched:
                 self._recording.put(topic.topic, replace(arrival, log_ns=time.time_ns()),
@@ -176,7 +187,10 @@ class DemoRecorder(Node):
         recording = self._end_recording()
         if recording is None:
             raise ValueError('nothing is recorded, expected ~/start')
-        recording.discard()
+        try:
+            recording.discard()
+        except OSError as error:
+            raise ValueError(f'{recording.unfinished}: {error}') from error
         return f'{recording.folder} is discarded'
 
     def _end_recording(self) -> Recording | None:
@@ -198,6 +212,8 @@ class DemoRecorder(Node):
 
     def _say_unfinished(self) -> None:
         for path in sorted(self._folder.glob(f'*{UNFINISHED}')):
+            if any(is_being_written(file) for file in path.glob('*.mcap')):
+                continue  # by another recorder
             if (path / 'metadata.yaml').exists():
                 self.get_logger().warning(f'{path} was neither saved nor discarded')
             else:

@@ -13,7 +13,7 @@ from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import SetBool, Trigger
 
 from diffusion_policy_ros.control.jog import Jog, JogConfig
-from diffusion_policy_ros.control.readings import pose_observation
+from diffusion_policy_ros.control.readings import gripper_target, pose_observation
 from diffusion_policy_ros.datatypes import NS_PER_S, Observation, to_ns
 from diffusion_policy_ros.nodes import spin
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
@@ -24,6 +24,8 @@ from diffusion_policy_ros.nodes.qos import input_qos, RELIABLE
 from diffusion_policy_ros.nodes.services import log_outcome
 
 RECORDER = 'demo_recorder'
+UNTOLD = ('The gripper was told nothing yet, so an arm that has one waits: gripper_button closes '
+          'it and begins.')
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,14 @@ class JoyTeleopConfig(JogConfig):
 
 
 class JoyTeleop(Node):
-    """Sends targets while the dead-man is held, and the recorder's orders when asked to."""
+    """
+    Sends targets while the dead-man is held, and the recorder's orders when asked to.
+
+    The gripper goes on as target_gripper last told it. Before anything was told only poses are
+    sent, which the executor of an arm with a gripper does not follow: gripper_state says nothing
+    without the arm's YAML, and a guess could open a hand that holds something. The first press of
+    gripper_button then closes the hand and lets the arm follow.
+    """
 
     def __init__(self) -> None:
         super().__init__('joy_teleop')
@@ -66,6 +75,8 @@ class JoyTeleop(Node):
         self.create_subscription(Joy, 'joy', self._guard('joy', self._on_joy), 10)
         self.create_subscription(PoseStamped, 'ee_pose', self._guard('ee_pose', self._on_pose),
                                  input_qos('best_effort'))
+        self.create_subscription(JointState, 'target_gripper',
+                                 self._guard('target_gripper', self._on_gripper), RELIABLE)
         trigger = {name: self.create_client(Trigger, f'{RECORDER}/{name}')
                    for name in ('start', 'discard')}
         save = self.create_client(SetBool, f'{RECORDER}/save')
@@ -79,29 +90,48 @@ class JoyTeleop(Node):
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_joy(self, msg: Joy) -> None:
+        anew = self._jog.read(msg.axes, msg.buttons)
         self._joy_ns = time.monotonic_ns()
-        for button in self._jog.read(msg.axes, msg.buttons):
+        for button in anew:
             if button in self._orders:
                 self._order(*self._orders[button])
 
     def _on_pose(self, msg: PoseStamped) -> None:
         self._pose, self._pose_ns = pose_observation(msg), time.monotonic_ns()
 
+    def _on_gripper(self, msg: JointState) -> None:
+        self._jog.told(gripper_target(msg))
+
     def _tick(self) -> None:
         now_ns, config = time.monotonic_ns(), self._config
         elapsed_s = min((now_ns - self._step_ns) / NS_PER_S, 2.0 / config.rate_hz)
         self._step_ns = now_ns
-        if (now_ns - self._joy_ns > to_ns(config.joy_timeout_s)
-                or now_ns - self._pose_ns > to_ns(config.pose_timeout_s)):
-            self._jog.release()
+        silent = self._silent(now_ns)
+        if silent is not None:
+            self._release(silent)
             return
         target = self._jog.step(self._pose.value, elapsed_s)
         if target is None:
             return
         stamp_ns = self.get_clock().now().nanoseconds
-        self._gripper.publish(gripper_target_message(self._jog.effort, stamp_ns))
+        if self._jog.effort is not None:
+            self._gripper.publish(gripper_target_message(self._jog.effort, stamp_ns))
+        else:
+            self.get_logger().warning(UNTOLD, once=True)
         self._motion.publish(pose_message(*target, stamp_ns, self._pose.frame_id))
         self._n_targets += 1
+
+    def _silent(self, now_ns: int) -> str | None:
+        """Return the topic that has been silent for too long."""
+        if now_ns - self._joy_ns > to_ns(self._config.joy_timeout_s):
+            return 'joy'
+        return 'ee_pose' if now_ns - self._pose_ns > to_ns(self._config.pose_timeout_s) else None
+
+    def _release(self, silent: str) -> None:
+        if self._jog.held:
+            self._guard.say(f'{silent} silent', f'{silent} is silent: let go of the dead-man and '
+                            'press it anew', 1)
+        self._jog.release()
 
     def _order(self, name: str, client: object, request: object) -> None:
         """Call the recorder, and log what it says when it answers."""
@@ -116,13 +146,17 @@ class JoyTeleop(Node):
         client.call_async(request).add_done_callback(say)
 
     def _report(self) -> Report:
-        values = {'held': self._jog.held, 'targets': self._n_targets,
+        effort = self._jog.effort
+        gripper = 'unknown' if effort is None else 'closed' if effort > 0 else 'open'
+        values = {'held': self._jog.held, 'targets': self._n_targets, 'gripper': gripper,
                   **{f'refused {key}': count for key, count in self._guard.refused.items()}}
         if not self._joy_ns:
             return WARN, 'Waiting for joy.', values
         if self._pose is None:
             return WARN, 'Waiting for the measured ee_pose.', values
-        return OK, 'Leading.' if self._jog.held else 'Ready: hold the dead-man.', values
+        if not self._jog.held:
+            return OK, 'Ready: press the dead-man and hold it.', values
+        return OK, UNTOLD if effort is None else 'Leading.', values
 
 
 def main() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+import re
 
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.bringup import check_choices, MODES, node_specs, NodeSpec
@@ -26,8 +28,8 @@ class RecordSettings:
     episodes: int = field(default=10, metadata={
         'description': 'Successes to record; 0 for an arm that is recorded when ~/start and '
                        '~/save of demo_recorder are called, without sim_runner.'})
-    seed: int = field(default=FIRST_COLLECTION_SEED, metadata={
-        'description': "The first episode's seed."})
+    seed: int = field(default=0, metadata={
+        'description': "The first episode's seed; 0 for the one after the last in the folder."})
     teleoperator: str = field(default='expert', metadata={
         'description': "Who moves the arm: MetaWorld's expert, or a person with a gamepad or "
                        'SpaceMouse whose driver publishes /joy.', 'choices': ('expert', 'joy')})
@@ -69,7 +71,15 @@ class RecordSettings:
             raise ValueError(f'mode is {self.mode} and episodes {self.episodes}, expected '
                              'realtime and 0 with the teleoperator joy, who starts and saves by '
                              'button')
-        check_collection_seed(self.seed)
+        if self.seed:
+            check_collection_seed(self.seed)
+
+
+def next_seed(folder: Path) -> int:
+    """Return the seed after the greatest that a bag in this folder was recorded with."""
+    seeds = [int(seed) for path in folder.glob('*/metadata.yaml')
+             for seed in re.findall(r"^ +seed: '(\d+)'$", path.read_text(), re.MULTILINE)]
+    return max(seeds, default=FIRST_COLLECTION_SEED - 1) + 1
 
 
 def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
@@ -78,9 +88,10 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
     common = {'use_sim_time': not lockstep}
     cameras, renderer = settings.cameras.split(), 'plain'
     folder = settings.folder or f'bags/{settings.task}'
+    seed = settings.seed or next_seed(Path(folder).expanduser())
     nodes = {
         'metaworld_bridge': ('metaworld_bridge_node', {
-            'task': settings.task, 'seed': settings.seed, 'mode': settings.mode,
+            'task': settings.task, 'seed': seed, 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'wait_limit_s': settings.wait_limit_s,
             'ticks_after_success': TICKS_AFTER_SUCCESS, 'autostart': settings.episodes == 0,
             'image_height': settings.image_size, 'image_width': settings.image_size,
@@ -101,7 +112,7 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
         nodes['sim_runner'] = ('sim_runner', {
             'task': settings.task, 'actor': 'expert', 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'episodes': settings.episodes,
-            'seed': settings.seed, 'record': True, 'renderer': renderer, 'video': False,
+            'seed': seed, 'record': True, 'renderer': renderer, 'video': False,
             'ticks_after_success': TICKS_AFTER_SUCCESS, 'out': settings.out,
             'wait_limit_s': settings.wait_limit_s})
     return node_specs(nodes, settings.namespace)

@@ -82,6 +82,9 @@ class RecorderTopics:
             watched = self.watched.get(name)
             if watched is not None:
                 watched.publishers = len(infos)
+                if may_change and len(infos) != len(watched.topic.qos):
+                    watched.topic = bag_topic(watched.topic.name, watched.topic.type,
+                                              [info.qos_profile for info in infos])
             if not infos or watched is not None and not (
                     may_change and _differs(watched.subscription.qos_profile, infos)):
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 import resource
+import shutil
 import signal
 
 import benchmark_recording
@@ -34,6 +35,8 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 class Arm:
     """Publishes a camera, best effort, and the arm's state, and keeps what it has sent."""
 
+    others = 0  # recorders of other tests that listen, too
+
     def __init__(self, probe, start, folder, name='demo_recorder', **parameters):
         self.probe, self.folder, self.name = probe, folder / 'bags', name
         self.process = start('demo_recorder_node', name, {
@@ -41,8 +44,9 @@ class Arm:
             **parameters})
         self.sent = {}
         self.tick = 0
+        readers = 1 if name == 'shared_recorder' else 1 + self.others
         self.publishers = {
-            name: probe.publisher(kind, name, qos) for name, kind, qos in (
+            topic: probe.publisher(kind, topic, qos, readers) for topic, kind, qos in (
                 ('arm/image_raw', Image, BEST_EFFORT), ('ee_pose', PoseStamped, RELIABLE),
                 ('gripper_state', JointState, RELIABLE))}
 
@@ -94,9 +98,11 @@ def shared(start_once, tmp_path_factory):
 
     def start(*arguments):
         processes[:] = processes or [start_once(*arguments)]
+        Arm.others = 1
         return processes[0]
 
-    return start, tmp_path_factory.mktemp('shared')
+    yield start, tmp_path_factory.mktemp('shared')
+    Arm.others = 0
 
 
 @pytest.fixture()
@@ -149,6 +155,47 @@ def test_calls_out_of_order_are_refused_with_a_reason(first_arm):
     answer = arm.call('start')
     assert not answer.success and ' is being recorded, expected ~/save or ' in answer.message
     assert arm.call('discard').success
+
+
+def test_a_camera_that_stops_is_named_while_it_does_and_when_the_episode_is_saved(first_arm):
+    arm = first_arm
+    arm.begin()
+
+    def warned():
+        arm.publish(skip=('arm/image_raw',))
+        return '/arm/image_raw refused: silent: ' in arm.process.log
+
+    arm.probe.wait(warned, 'a warning')
+    assert '/ee_pose refused: silent' not in arm.process.log
+    _, said = arm.save()
+    assert '/arm/image_raw no message' in said
+
+
+def test_a_publisher_that_comes_later_is_in_the_next_bag(first_arm):
+    arm = first_arm
+    second = arm.probe.publisher(PoseStamped, 'ee_pose', RELIABLE)
+
+    def publishers():
+        arm.begin()
+        arm.publish()
+        with Reader(arm.save()[0]) as reader:
+            pose, = (one for one in reader.connections if one.topic == '/ee_pose')
+            return len(pose.ext.offered_qos_profiles)
+
+    arm.probe.wait(lambda: publishers() == 2, 'both publishers')
+    arm.probe.node.destroy_publisher(second)
+    arm.probe.wait(lambda: publishers() == 1, 'one publisher')
+
+
+def test_a_folder_that_is_gone_is_one_line_and_the_recorder_goes_on(first_arm):
+    arm = first_arm
+    arm.begin()
+    shutil.rmtree(arm.folder)
+    answer = arm.call('discard')
+    assert not answer.success and '.unfinished: ' in answer.message
+    arm.begin()
+    arm.publish(2)
+    arm.save()
 
 
 @pytest.mark.slow
@@ -234,7 +281,7 @@ def test_after_a_kill_all_but_the_last_second_is_recovered(arm, start, tmp_path)
     cut_off = arm.folder / 'episode_000000.unfinished'
     arm.probe.wait(lambda: f'{cut_off} was cut off: recover_bag {cut_off}' in again.log,
                    'the hint')
-    target, count = recover_bag(cut_off)
+    target, count, _ = recover_bag(cut_off)
     found, _ = read(target)
     assert sum(map(len, found.values())) == count >= 15
     for name, sent in arm.sent.items():
@@ -258,7 +305,7 @@ def test_a_full_disk_is_said_at_once_and_nothing_that_is_there_is_lost(probe, st
     all_sent = dict(arm.sent)
     arm.begin()  # the next one has room, here
     assert arm.call('discard').success
-    target, count = recover_bag(cut_off)
+    target, count, _ = recover_bag(cut_off)
     found, _ = read(target)
     assert sum(map(len, found.values())) == count > 100
     for name, sent in all_sent.items():

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+import numpy as np
 import pytest
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.control import readings
+from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.qos import LATCHED
 
 HELD, FREE = [0, 0, 0, 0, 0, 1, 0, 0], [0] * 8
 REST = [0.0] * 6
 FORWARD = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+# A busy machine's pause is no silence.
+PATIENT = {'joy_timeout_s': 3.0, 'pose_timeout_s': 3.0}
 TINY = {'image_height': 8, 'image_width': 8, 'image_every': 10_000}
 
 
@@ -28,7 +32,7 @@ def processes(start_once):
         'chunk_executor': start_once('chunk_executor_node', 'chunk_executor', {
             **sim, 'enable_on_start': True}),
         'joy_teleop': start_once('joy_teleop_node', 'joy_teleop', {
-            **sim, 'linear_scale': [0.2, 0.2, 0.2]}),
+            **sim, **PATIENT, 'linear_scale': [0.2, 0.2, 0.2]}),
         'demo_recorder': start_once('demo_recorder_node', 'demo_recorder', {
             **sim, 'cameras': ['nowhere']})}
 
@@ -60,6 +64,11 @@ class Pad:
         """Return the state of the buttons with the dead-man and some others down."""
         return [int(i == 5 or i in buttons) for i in range(8)]
 
+    def lead(self):
+        """Take the lead, with the gripper's button: the gripper may have been told nothing yet."""
+        self.state = REST, self.press(0)
+        self.probe.wait(lambda: self.leads, 'the lead')
+
 
 @pytest.fixture()
 def pad(processes, probe):
@@ -78,6 +87,7 @@ def test_the_arm_goes_where_the_stick_goes_while_the_dead_man_is_held(pad):
     pad.state = FORWARD, FREE
     probe.wait(lambda: len(pad.poses) > 40, 'half a second')
     assert not pad.targets and abs(pad.x - start) < 5e-3  # it settles
+    pad.lead()
     pad.state = FORWARD, HELD
     probe.wait(lambda: pad.x > start + 0.05, 'the arm on its way')
     assert pad.leads
@@ -91,22 +101,26 @@ def test_the_arm_goes_where_the_stick_goes_while_the_dead_man_is_held(pad):
 
 
 def test_a_device_that_falls_silent_lets_go(pad):
-    pad.state = REST, HELD
-    pad.probe.wait(lambda: pad.leads, 'the lead')
+    pad.lead()
     pad.timer.cancel()
     pad.probe.wait(lambda: not pad.leads, 'the end of the lead')
 
 
 @pytest.mark.slow
-def test_a_press_closes_the_gripper(pad):
-    pad.state = REST, HELD
+def test_a_press_closes_the_gripper_or_opens_it(pad):
+    pad.lead()
     pad.probe.wait(lambda: pad.grippers, 'a target')
-    pad.state = REST, pad.press(0)
-    pad.probe.wait(lambda: readings.gripper_target(pad.grippers[-1]) == 1.0, 'a closed gripper')
+    effort = readings.gripper_target(pad.grippers[-1])
+    assert abs(effort) == 1.0
     pad.state = REST, HELD
     sent = len(pad.grippers)
     pad.probe.wait(lambda: len(pad.grippers) > sent + 5, 'more targets')
-    assert readings.gripper_target(pad.grippers[-1]) == 1.0
+    pad.state = REST, pad.press(0)
+    pad.probe.wait(lambda: readings.gripper_target(pad.grippers[-1]) == -effort, 'the other end')
+    pad.state = REST, HELD
+    sent = len(pad.grippers)
+    pad.probe.wait(lambda: len(pad.grippers) > sent + 5, 'more targets')
+    assert readings.gripper_target(pad.grippers[-1]) == -effort
 
 
 @pytest.mark.slow
@@ -124,3 +138,82 @@ def test_a_device_without_the_buttons_is_named_and_the_node_lives(pad, processes
     pad.state = REST, [1, 0]
     pad.probe.wait(lambda: 'joy refused: buttons: 2 of them, expected more than 5'
                    in processes['joy_teleop'].log, 'the warning')
+
+
+class Desk:
+    """The teleoperator alone: the test plays gamepad, arm and executor, in a namespace."""
+
+    def __init__(self, probe):
+        self.probe, self.state, self.told, self.n_sent = probe, (REST, FREE), None, 0
+        self.targets = probe.collect(PoseStamped, 'desk/teleop_pose', 1000)
+        self.grippers = probe.collect(JointState, 'desk/teleop_gripper', 1000)
+        self._said = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
+        self._joy = probe.publisher(Joy, 'desk/joy')
+        self._pose = probe.publisher(PoseStamped, 'desk/ee_pose')
+        self._gripper = probe.publisher(JointState, 'desk/target_gripper')
+        probe.node.create_timer(0.02, self._send)
+
+    def _send(self):
+        stamp_ns = self.probe.node.get_clock().now().nanoseconds
+        self._pose.publish(messages.pose_message(np.zeros(3), np.array([0, 0, 0, 1.0]), stamp_ns,
+                                                 'base'))
+        if self.told is not None:
+            self._gripper.publish(messages.gripper_target_message(self.told, stamp_ns))
+        if self.state is not None:
+            self._joy.publish(Joy(axes=self.state[0], buttons=self.state[1]))
+            self.n_sent += 1
+
+    def says(self, key, value):
+        """Wait until the teleoperator reports this."""
+        del self._said[:]
+        self.probe.wait(lambda: any(
+            (readings.diagnostics_values(msg, '/desk/desk_teleop') or {}).get(key) == value
+            for msg in self._said), f'{key} {value}')
+
+    def wait(self, more=10):
+        """Wait until so many more messages of the gamepad were sent."""
+        before = self.n_sent
+        self.probe.wait(lambda: self.n_sent >= before + more, 'messages')
+
+    def press_anew(self):
+        """Let go of the dead-man, press it again and wait for targets."""
+        self.state = REST, FREE
+        self.says('held', 'False')
+        del self.targets[:], self.grippers[:]
+        self.state = REST, HELD
+        self.probe.wait(lambda: len(self.targets) > 5, 'targets')
+
+
+@pytest.fixture()
+def desk(start, probe):
+    """Return the teleoperator, to whom nobody has said anything yet."""
+    process = start('joy_teleop_node', 'desk_teleop', PATIENT, ('-r', '__ns:=/desk'))
+    yield Desk(probe)
+    assert process.exit_code is None
+
+
+def test_a_takeover_sends_what_the_gripper_was_last_told_and_nothing_before(desk):
+    desk.press_anew()
+    assert not desk.grippers
+    desk.says('gripper', 'unknown')
+    desk.state, desk.told = (REST, FREE), 0.8
+    desk.says('gripper', 'closed')
+    desk.press_anew()
+    desk.told = -0.8
+    desk.wait()
+    assert {readings.gripper_target(msg) for msg in desk.grippers} == {1.0}
+    desk.state = REST, FREE
+    desk.says('gripper', 'open')
+
+
+def test_neither_refused_messages_nor_an_end_of_silence_keep_up_the_lead(desk):
+    for state in ((REST, [1, 0]), None):
+        desk.press_anew()
+        desk.state = state
+        desk.says('held', 'False')
+        desk.state = REST, HELD
+        del desk.targets[:]
+        desk.wait()
+        desk.says('held', 'False')
+        assert not desk.targets
+    desk.press_anew()
