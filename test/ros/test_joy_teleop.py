@@ -201,7 +201,7 @@ def test_a_takeover_sends_what_the_gripper_was_last_told_and_nothing_before(desk
     desk.press_anew()
     desk.told = -0.8
     desk.wait()
-    assert {readings.gripper_target(msg) for msg in desk.grippers} == {1.0}
+    assert {readings.gripper_target(msg) for msg in desk.grippers} == {0.8}
     desk.state = REST, FREE
     desk.says('gripper', 'open')
 
