@@ -235,7 +235,7 @@ class DemoRecorder(Node):
 
 
 def _cut_off(recording: Recording, error: OSError) -> str:
-    return (f'{recording.unfinished} is cut off: {error}. Once there is room, recover_bag '
+    return (f'{recording.unfinished} is cut off: {error}. Where that is mended, recover_bag '
             f'{recording.unfinished} saves what can be read')
 
 
