@@ -103,7 +103,7 @@ class Jog:
         Which buttons are down stays known, so that none of them counts as pressed by the next
         message that repeats them.
         """
-        self._held, self._position, self._rates = False, None, np.zeros(6)
+        self._held = False
 
     def told(self, effort: float) -> None:
         """Take over what the gripper was told, from -1 to 1, unless the person leads it."""
@@ -119,7 +119,6 @@ class Jog:
             dt_s: time since the last step.
         """
         if not self._held:
-            self._position = None
             return None
         here, turned = measured[:3], normalise(measured[3:])
         if self._position is None:
