@@ -151,6 +151,21 @@ def test_pictures_are_repeated_between_fresh_ones():
     arm.close()
 
 
+def test_pictures_are_drawn_at_the_ticks_asked_for():
+    arm = MetaWorldArm('reach-v3', ('arm',), height=16, width=16,
+                       image_due=[True, False, True].__getitem__)
+    observation, _ = arm.reset(seed=1)
+    fresh, same = [], []
+    for _ in range(2):
+        last = observation['arm']
+        observation, _, _, _, info = arm.step([0.2, 0.7, 0.1, 1.0])
+        fresh.append(info['image_fresh'])
+        same.append(np.array_equal(observation['arm'], last))
+    assert fresh == [False, True]
+    assert same == [True, False]
+    arm.close()
+
+
 def test_an_episode_is_truncated_at_its_limit_and_goes_on_without_one():
     arm = MetaWorldArm('reach-v3', max_steps=4)
     arm.reset(seed=1)

@@ -94,3 +94,31 @@ def test_a_picture_larger_than_the_models_buffer_can_be_drawn():
     assert large.shape == (600, 800, 3) and large.dtype == np.uint8
     blocks = large.reshape(30, 20, 40, 20, 3).mean(axis=(1, 3))
     assert np.abs(blocks - small).mean() < 12 < np.abs(blocks[::-1] - small).mean()
+
+
+@pytest.mark.parametrize('task', ['door-open-v3', 'assembly-v3', 'pick-place-wall-v3'])
+def test_what_is_outside_the_view_is_left_out_and_no_pixel_changes(task, monkeypatch):
+    arm = MetaWorldArm(task)
+    arm.reset(seed=1)
+    for target in ([0.3, 0.8, 0.3], [-0.3, 0.5, 0.05]):
+        for _ in range(20):
+            arm.step([*target, 1.0])
+        for camera in rendering.CAMERAS:
+            number = arm.model.camera(rendering.CAMERAS[camera]).id
+            hidden = rendering.outside_view(arm.model, arm.data, number, 2.0)
+            picture = arm.image(camera, 64, 128).copy()
+            with monkeypatch.context() as patch:
+                patch.setattr(rendering, 'outside_view',
+                              lambda model, *_: np.zeros(model.ngeom, bool))
+                np.testing.assert_array_equal(arm.image(camera, 64, 128), picture)
+            if camera in rendering.HAND_CAMERAS:
+                assert hidden.sum() >= 9  # the arm's links but for those at the hand
+    arm.close()
+
+
+def test_nothing_is_left_out_where_it_may_throw_a_shadow_or_be_mirrored(monkeypatch):
+    monkeypatch.setattr(rendering, 'outside_view', None)
+    arm = MetaWorldArm('reach-v3', renderer='full')
+    arm.reset(seed=1)
+    assert arm.image('arm', 16, 16).shape == (16, 16, 3)
+    arm.close()

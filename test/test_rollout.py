@@ -21,6 +21,7 @@ from diffusion_policy_ros.sim.rollout import (
     executor_config,
     image_every,
     run_episodes,
+    WindowTicks,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,19 @@ def test_image_every_is_the_policys_step_in_ticks():
     assert image_every(BLIND) == 2
     with pytest.raises(ValueError, match='dt_s is 0.03, expected a multiple .* 0.0125 s'):
         image_every(PolicyConfig(BLIND.observation, BLIND.action, dt_s=0.03))
+
+
+@pytest.mark.parametrize('image_every, n_obs_steps, n_action_steps, ticks', [
+    (1, 2, 4, [0, 3, 4, 7, 8]),
+    (2, 2, 4, [0, 6, 8]),
+    (1, 1, 3, [0, 3, 6, 9]),
+    (4, 3, 1, [0, 4, 8]),
+    (1, 3, 2, list(range(10))),
+])
+def test_the_policy_looks_only_at_images_that_a_window_holds(image_every, n_obs_steps,
+                                                             n_action_steps, ticks):
+    due = WindowTicks(image_every, n_obs_steps, n_action_steps)
+    assert [tick for tick in range(10) if due(tick)] == ticks
 
 
 def test_every_tick_can_be_watched():

@@ -48,6 +48,7 @@ from diffusion_policy_ros.sim.rollout import (
     image_every,
     OnTick,
     run_episodes,
+    WindowTicks,
 )
 from diffusion_policy_ros.sim.tasks import (
     check_evaluation_seed,
@@ -104,7 +105,8 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
         raise ValueError(f'the cameras have source sizes {sorted(sizes)}, expected one for all')
     names = dict.fromkeys([*(camera.name for camera in cameras), *more_cameras])
     make = partial(MetaWorldArm, task, tuple(names), *sizes.pop(), renderer=config.renderer,
-                   image_every=image_every(config), max_steps=None)
+                   image_every=image_every(config), max_steps=None,
+                   image_due=None if on_tick else WindowTicks.of(config))
     if workers == 1:
         envs = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -41,6 +41,8 @@ class MetaWorldArm(gymnasium.Env):
         height, width: pixels of their pictures.
         renderer: name of the picture settings, of `rendering.RENDERERS`.
         image_every: ticks from one fresh picture to the next; the last one is repeated until then.
+        image_due: says of each of an episode's ticks, from 0, whether its pictures are drawn anew,
+            in place of `image_every`.
         max_steps: steps after which `truncated` is True; None for no limit.
 
     Raises:
@@ -52,7 +54,8 @@ class MetaWorldArm(gymnasium.Env):
 
     def __init__(self, task: str, cameras: Sequence[str] = (), height: int = 224, width: int = 224,
                  renderer: str = 'plain', image_every: int = 1,
-                 max_steps: int | None = MAX_STEPS) -> None:
+                 max_steps: int | None = MAX_STEPS,
+                 image_due: Callable[[int], bool] | None = None) -> None:
         self.task = check_task(task)
         self.cameras = tuple(rendering.check_camera(name) for name in cameras)
         rendering.check_renderer(renderer)
@@ -60,7 +63,7 @@ class MetaWorldArm(gymnasium.Env):
             raise ValueError(f'image_every is {image_every} and max_steps {max_steps}, '
                              'expected at least 1')
         self._height, self._width = height, width
-        self._image_every = image_every
+        self._image_due = image_due or (lambda tick: tick % image_every == 0)
         self._max_steps = max_steps
         self._env = _make_env(task)
         self._pictures = rendering.Pictures(self._env.model, renderer)
@@ -166,7 +169,7 @@ class MetaWorldArm(gymnasium.Env):
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         hand = self._env.data.body('hand')
-        if self._tick % self._image_every == 0:
+        if self._image_due(self._tick):
             self._images = {name: self.image(name) for name in self.cameras}
         return {EE_POSE: np.concatenate([hand.xpos, np.roll(hand.xquat, -1)]),
                 GRIPPER: np.array([1.0 - np.clip(state[3], 0.0, 1.0)]),
@@ -174,7 +177,7 @@ class MetaWorldArm(gymnasium.Env):
 
     def _info(self, success: bool) -> dict[str, Any]:
         return {'success': success,
-                'image_fresh': self._tick % self._image_every == 0,
+                'image_fresh': self._image_due(self._tick),
                 'sim_state': np.concatenate([self._state, self._env.data.mocap_pos[0]])}
 
 

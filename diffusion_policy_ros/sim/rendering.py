@@ -50,6 +50,7 @@ class PictureSettings:
     multisampling: bool
 
 
+HIDDEN_GROUP = 5  # of geoms, which MuJoCo leaves out unless asked
 RENDERERS = {
     'plain': PictureSettings(shadows=False, reflections=False, multisampling=False),
     'full': PictureSettings(shadows=True, reflections=True, multisampling=True),
@@ -136,6 +137,37 @@ def check_renderer(name: str) -> str:
     return name
 
 
+def outside_view(model: mujoco.MjModel, data: mujoco.MjData, camera: int,
+                 aspect: float) -> np.ndarray:
+    """
+    Return which geoms lie wholly outside what a camera sees.
+
+    Without a GPU a picture's time goes into vertices, of which a camera on the hand sees less than
+    half: the arm's other links are behind it.
+
+    Args:
+        model: the model.
+        data: its state.
+        camera: number of the camera.
+        aspect: the picture's width by its height.
+
+    Returns:
+        (n_geoms,) bool; a geom that is nearly in view is not among them.
+    """
+    y = np.tan(np.deg2rad(model.cam_fovy[camera]) / 2)
+    x = y * aspect
+    # Outward normals of the view's four sides and of its apex; the camera looks along its -z.
+    normals = np.array([[1, 0, x], [-1, 0, x], [0, 1, y], [0, -1, y], [0, 0, 1]])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = normals @ data.cam_xmat[camera].reshape(3, 3).T
+    axes = data.geom_xmat.reshape(-1, 3, 3)
+    centres = data.geom_xpos + np.einsum('gij,gj->gi', axes, model.geom_aabb[:, :3])
+    reach = np.einsum('ngj,gj->gn', np.abs(np.einsum('ni,gij->ngj', normals, axes)),
+                      model.geom_aabb[:, 3:])
+    outside = (centres - data.cam_xpos[camera]) @ normals.T > reach + 1e-4
+    return outside.any(axis=1) & (model.geom_rbound > 0)  # a plane has no bounds
+
+
 class Pictures:
     """
     Draws one model's cameras; each picture size has its own OpenGL context, made when first used.
@@ -156,6 +188,9 @@ class Pictures:
         if not settings.multisampling:
             model.vis.quality.offsamples = 0
         self._model = model
+        # What a camera cannot see may still throw a shadow on, or be mirrored in, what it can.
+        self._culls = not (settings.shadows or settings.reflections)
+        self._groups = model.geom_group.copy()
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
@@ -170,7 +205,12 @@ class Pictures:
             DisplayError: when this machine cannot draw.
         """
         renderer = self._renderer(height, width)
-        renderer.update_scene(data, camera=CAMERAS[check_camera(camera)])
+        name = CAMERAS[check_camera(camera)]
+        if self._culls:
+            hidden = outside_view(self._model, data, self._model.camera(name).id, width / height)
+            self._model.geom_group[:] = np.where(hidden, HIDDEN_GROUP, self._groups)
+        renderer.update_scene(data, camera=name)
+        self._model.geom_group[:] = self._groups
         picture = renderer.render()
         if camera in ROLLED_CAMERAS:
             picture = np.ascontiguousarray(picture[::-1, ::-1])

@@ -72,6 +72,34 @@ def image_every(config: PolicyConfig) -> int:
     return ticks
 
 
+@dataclass(frozen=True)
+class WindowTicks:
+    """
+    Says of an episode's ticks, from 0, whether the policy looks at their images.
+
+    At the others the last image may stand in for them.
+
+    Attributes:
+        image_every: ticks a step of the policy.
+        n_obs_steps: steps that a window holds.
+        n_action_steps: steps from one window to the next.
+    """
+
+    image_every: int
+    n_obs_steps: int
+    n_action_steps: int
+
+    @classmethod
+    def of(cls, config: PolicyConfig) -> WindowTicks:
+        """Return those of a policy."""
+        return cls(image_every(config), config.n_obs_steps, config.n_action_steps)
+
+    def __call__(self, tick: int) -> bool:
+        """Return whether the window at the end of a tick's period reaches back to it."""
+        step, rest = divmod(tick, self.image_every)
+        return not rest and -step % self.n_action_steps < self.n_obs_steps
+
+
 def executor_config(config: PolicyConfig, blend_s: float) -> ExecutorConfig:
     """Return the executor's settings for lockstep with this policy."""
     return ExecutorConfig(lockstep=True, n_action_steps=config.n_action_steps, dt_s=config.dt_s,
