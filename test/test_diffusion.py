@@ -6,6 +6,7 @@ import torch
 from diffusion_policy_ros.policy.diffusion import (
     add_noise,
     clean_from_epsilon,
+    epsilon_from_clean,
     posterior_mean,
     posterior_variance,
     squaredcos_cap_v2,
@@ -33,11 +34,12 @@ def test_no_step_removes_more_than_max_beta():
     assert np.sum(np.isclose(betas, 0.2)) > 1
 
 
-def test_clean_from_epsilon_undoes_add_noise():
+def test_the_clean_sample_and_the_noise_follow_from_each_other():
     clean, epsilon = torch.randn(2, 5, dtype=torch.float64)
     noisy = add_noise(clean, epsilon, 0.3)
     torch.testing.assert_close(noisy, 0.3 ** 0.5 * clean + 0.7 ** 0.5 * epsilon)
     torch.testing.assert_close(clean_from_epsilon(noisy, epsilon, 0.3), clean)
+    torch.testing.assert_close(epsilon_from_clean(noisy, clean, 0.3), epsilon)
 
 
 def test_posterior_is_that_of_two_jointly_gaussian_levels():

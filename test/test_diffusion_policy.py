@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from diffusers import DDIMScheduler, DDPMScheduler
 import numpy as np
 import pytest
 import torch
@@ -69,8 +70,13 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_loss_by_hand():
-    policy = make_policy()
+@pytest.mark.parametrize('prediction_type, target', [
+    ('epsilon', lambda noise, clean: noise),
+    ('sample', lambda noise, clean: clean),
+])
+def test_loss_by_hand(prediction_type, target):
+    policy = make_policy(replace(CONFIG, noise=replace(CONFIG.noise,
+                                                       prediction_type=prediction_type)))
     batch = policy.draw(make_batch(), generator())
     features = torch.stack([torch.cat(
         [encoder(batch['images'][name][:, step], batch['crop'][:, step, i])
@@ -79,11 +85,11 @@ def test_loss_by_hand():
         for step in range(2)], dim=1)
     timestep = batch['timestep']
     alpha_bar = torch.from_numpy(policy.alpha_bars).float()[timestep][:, None, None]
-    noisy = add_noise(policy.normalizer.normalize('action', batch['action']), batch['noise'],
-                      alpha_bar)
+    clean = policy.normalizer.normalize('action', batch['action'])
+    noisy = add_noise(clean, batch['noise'], alpha_bar)
     predicted = policy.network(noisy, policy.network.embed_step(timestep),
                                policy.network.embed_condition(features))
-    expected = (predicted - batch['noise']).square().mean()
+    expected = (predicted - target(batch['noise'], clean)).square().mean()
     torch.testing.assert_close(policy.loss(batch), expected)
 
 
@@ -164,6 +170,30 @@ def test_training_on_one_action_makes_the_prediction_that_action():
         loss.backward()
         optimizer.step()
     assert error() < 0.1
+
+
+@pytest.mark.parametrize('prediction_type', ['epsilon', 'sample'])
+@pytest.mark.parametrize('sampler, scheduler', [('ddim', DDIMScheduler), ('ddpm', DDPMScheduler)])
+def test_sample_is_diffusers_loop(sampler, scheduler, prediction_type, monkeypatch):
+    config = replace(CONFIG, noise=NoiseConfig(
+        prediction_type=prediction_type, sampler=sampler, num_inference_steps=4))
+    policy = make_policy(config).eval()
+    noise = make_noise(policy, n=2)
+    features = sum(encoder.feature_dim for encoder in policy.encoders.values())
+    condition = torch.randn(2, 2, features + config.observation.state_dim, generator=generator(4))
+    draws = iter(noise.transpose(0, 1)[1:])
+    monkeypatch.setattr('diffusers.schedulers.scheduling_ddpm.randn_tensor',
+                        lambda *args, **kwargs: next(draws))
+    reference = scheduler(100, beta_schedule='squaredcos_cap_v2', prediction_type=prediction_type)
+    reference.set_timesteps(4)
+    x = noise[:, 0]
+    with torch.no_grad():
+        found = policy.sample(condition, noise)
+        for level in reference.timesteps:
+            predicted = policy.network(x, policy.network.embed_step(level[None]),
+                                       policy.network.embed_condition(condition))
+            x = reference.step(predicted, level, x).prev_sample
+    torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize('noise', [CONFIG.noise, DDPM])
@@ -309,3 +339,5 @@ def test_episode_noise_is_a_function_of_seed_and_time():
 def test_draws_of_the_samplers():
     assert make_policy().noise_shape == (1, 8, 4)
     assert make_policy(replace(CONFIG, noise=DDPM)).noise_shape == (10, 8, 4)
+    few = replace(DDPM, num_inference_steps=5)
+    assert make_policy(replace(CONFIG, noise=few)).noise_shape == (5, 8, 4)

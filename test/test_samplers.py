@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
-from diffusion_policy_ros.policy.samplers import all_levels, ddim, ddpm, leading_levels
+from diffusion_policy_ros.policy.samplers import ddim, ddpm, leading_levels
 
 K = 100
 ALPHA_BARS = squaredcos_cap_v2(K)
@@ -30,17 +30,20 @@ def network(x, level):
 
 
 @pytest.mark.parametrize('clip_sample', [True, False])
-def test_ddpm_is_diffusers(clip_sample, monkeypatch):
-    noise = torch.randn(K, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize('steps', [1, 8, 16, 100])
+def test_ddpm_is_diffusers(steps, clip_sample, monkeypatch):
+    noise = torch.randn(steps, 2, 8, 4, generator=torch.Generator().manual_seed(0))
     scheduler = DDPMScheduler(**SETTINGS, variance_type='fixed_small', clip_sample=clip_sample)
-    scheduler.set_timesteps(K)
+    scheduler.set_timesteps(steps)
+    levels = leading_levels(K, steps)
+    assert levels == scheduler.timesteps.tolist()
     draws = iter(noise[1:])
     monkeypatch.setattr('diffusers.schedulers.scheduling_ddpm.randn_tensor',
                         lambda *args, **kwargs: next(draws))
     x = noise[0]
     for level in scheduler.timesteps:
         x = scheduler.step(network(x, level.item()), level, x).prev_sample
-    ours = ddpm(network, noise, ALPHA_BARS, all_levels(K), clip_sample=clip_sample)
+    ours = ddpm(network, noise, ALPHA_BARS, levels, clip_sample=clip_sample)
     torch.testing.assert_close(ours, x, atol=1e-5, rtol=1e-5)
     assert next(draws, None) is None
 
@@ -64,7 +67,7 @@ def test_ddim_is_diffusers(steps, clip_sample):
 def test_levels():
     assert leading_levels(100, 4) == [75, 50, 25, 0]
     assert leading_levels(100, 16)[:2] == [90, 84]
-    assert all_levels(3) == [2, 1, 0]
+    assert leading_levels(3, 3) == [2, 1, 0]
 
 
 def test_ddim_of_gaussian_data_follows_the_closed_form():
@@ -87,7 +90,7 @@ def test_ddim_of_gaussian_data_follows_the_closed_form():
 def test_ddim_in_many_steps_maps_noise_to_gaussian_data():
     """Follow the probability flow, which takes a standard normal z to mean + deviation z."""
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64)[None]
-    found = ddim(gaussian(0.3, 0.2), noise, ALPHA_BARS, all_levels(K), clip_sample=False)
+    found = ddim(gaussian(0.3, 0.2), noise, ALPHA_BARS, leading_levels(K, K), clip_sample=False)
     torch.testing.assert_close(found, 0.3 + 0.2 * noise[0], atol=0.02, rtol=0)
 
 
@@ -103,7 +106,8 @@ def test_ddpm_of_gaussian_data_has_its_mean_and_deviation():
         expected_mean = gain * expected_mean + offset
         expected_variance = gain ** 2 * expected_variance + (1 - b) / (1 - a) * (1 - a / b)
     noise = torch.randn(K, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = ddpm(gaussian(mean, deviation), noise, ALPHA_BARS, all_levels(K), clip_sample=False)
+    found = ddpm(gaussian(mean, deviation), noise, ALPHA_BARS, leading_levels(K, K),
+                 clip_sample=False)
     assert expected_mean == pytest.approx(mean, abs=0.01)
     assert found.mean().item() == pytest.approx(expected_mean, abs=0.006)
     assert found.std().item() == pytest.approx(expected_variance ** 0.5, rel=0.03)
@@ -143,7 +147,7 @@ def test_ddim_stays_on_the_noised_point_at_every_level():
 @pytest.mark.parametrize('sampler', [ddpm, ddim])
 def test_clipping_bounds_the_sample(sampler):
     noise = torch.randn(K, 50, generator=torch.Generator().manual_seed(2))
-    run = partial(sampler, gaussian(3.0, 0.1), noise, ALPHA_BARS, all_levels(K))
+    run = partial(sampler, gaussian(3.0, 0.1), noise, ALPHA_BARS, leading_levels(K, K))
     clipped, free = run(clip_sample=True), run(clip_sample=False)
     assert clipped.abs().max() <= 1
     assert np.allclose(free.mean(), 3.0, atol=0.1)

@@ -38,7 +38,11 @@ from diffusion_policy_ros.policy.checkpoint_config import (
     checkpoint_hash,
     read_checkpoint_config,
 )
-from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
+from diffusion_policy_ros.policy.diffusion_policy import (
+    DiffusionPolicy,
+    episode_noise,
+    SAMPLERS,
+)
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
     ClosedLoop,
@@ -254,7 +258,9 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--noise-seed', type=int, nargs='+', default=[0],
                         help='seeds of the denoising noise; every episode is run with each')
     parser.add_argument('--inference-steps', type=int, default=None, metavar='N',
-                        help="denoising steps, by DDIM; the checkpoint's own where left out")
+                        help="denoising steps; the checkpoint's own where left out")
+    parser.add_argument('--sampler', choices=sorted(SAMPLERS),
+                        help="the checkpoint's own where left out")
     parser.add_argument('--workers', type=int, default=2, help='parallel environments')
     parser.add_argument('--threads', type=int, default=1, help='PyTorch threads')
     parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
@@ -276,9 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = arguments_of(arguments)
         torch.set_num_threads(options.threads)
         policy = load_checkpoint(options.checkpoint)
-        if options.inference_steps is not None:
-            policy.config = replace(policy.config, noise=replace(
-                policy.config.noise, sampler='ddim', num_inference_steps=options.inference_steps))
+        changes = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps}
+        policy.config = replace(policy.config, noise=replace(policy.config.noise, **{
+            name: value for name, value in changes.items() if value is not None}))
         tasks = expand_tasks(options.task or [policy.config.task])
         provenance = read_checkpoint_config(options.checkpoint).provenance
         facts = {'checkpoint_sha256': checkpoint_hash(options.checkpoint),

@@ -206,10 +206,11 @@ class NoiseConfig:
     Attributes:
         num_train_timesteps: noise levels.
         beta_schedule: `squaredcos_cap_v2`.
-        prediction_type: `epsilon`.
+        prediction_type: what the network predicts and learns: `epsilon`, the noise, or `sample`,
+            the clean action.
         clip_sample: clip the predicted clean action to [-1, 1] in every denoising step.
-        sampler: `ddpm`, every level, or `ddim`, some of them.
-        num_inference_steps: denoising steps of a prediction.
+        sampler: `ddpm`, with fresh noise in every step, or `ddim`, with none.
+        num_inference_steps: denoising steps of a prediction; fewer than levels skip some evenly.
     """
 
     num_train_timesteps: int = 100
@@ -221,16 +222,12 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         one_of('noise.beta_schedule', self.beta_schedule, ('squaredcos_cap_v2',))
-        one_of('noise.prediction_type', self.prediction_type, ('epsilon',))
+        one_of('noise.prediction_type', self.prediction_type, ('epsilon', 'sample'))
         one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
         positive(num_inference_steps=self.num_inference_steps)
         if self.num_inference_steps > self.num_train_timesteps:
             raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected '
                              f'at most num_train_timesteps {self.num_train_timesteps}')
-        if self.sampler == 'ddpm' and self.num_inference_steps != self.num_train_timesteps:
-            raise ValueError('noise: ddpm takes every step, so num_inference_steps '
-                             f'{self.num_inference_steps} must be num_train_timesteps '
-                             f'{self.num_train_timesteps}')
 
 
 @dataclass(frozen=True)

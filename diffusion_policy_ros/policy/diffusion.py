@@ -34,6 +34,12 @@ def clean_from_epsilon(noisy: torch.Tensor, epsilon: torch.Tensor,
     return (noisy - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar ** 0.5
 
 
+def epsilon_from_clean(noisy: torch.Tensor, clean: torch.Tensor,
+                       alpha_bar: torch.Tensor | float) -> torch.Tensor:
+    """Return the noise with which `add_noise` turned `clean` into `noisy`, equation 4."""
+    return (noisy - alpha_bar ** 0.5 * clean) / (1 - alpha_bar) ** 0.5
+
+
 def posterior_mean(noisy: torch.Tensor, clean: torch.Tensor, alpha_bar: float,
                    alpha_bar_next: float) -> torch.Tensor:
     """Return the mean of q(x_next | x, x0), equation 7, for any two levels."""

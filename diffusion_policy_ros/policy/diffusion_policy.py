@@ -21,12 +21,18 @@ from torch.nn import functional
 from diffusion_policy_ros.datatypes import Chunk, EE_POSE, ObservationWindow
 from diffusion_policy_ros.policy.actions import decode_action, encode_state, split_targets
 from diffusion_policy_ros.policy.config import PolicyConfig
-from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
+from diffusion_policy_ros.policy.diffusion import (
+    add_noise,
+    epsilon_from_clean,
+    squaredcos_cap_v2,
+)
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.policy.samplers import all_levels, ddim, ddpm, leading_levels
+from diffusion_policy_ros.policy.samplers import ddim, ddpm, leading_levels
 from diffusion_policy_ros.policy.transformer import DiffusionTransformer
 from diffusion_policy_ros.policy.unet import ConditionalUnet1d
 from diffusion_policy_ros.policy.vision import ImageEncoder
+
+SAMPLERS = {'ddpm': ddpm, 'ddim': ddim}
 
 
 def episode_noise(seed: int, elapsed_ns: int, shape: Sequence[int]) -> torch.Tensor:
@@ -109,7 +115,8 @@ class DiffusionPolicy(nn.Module):
     @property
     def n_draws(self) -> int:
         """Draws that a prediction uses: DDIM's start; DDPM's start and one between two levels."""
-        return 1 if self.config.noise.sampler == 'ddim' else self.config.noise.num_train_timesteps
+        noise = self.config.noise
+        return 1 if noise.sampler == 'ddim' else noise.num_inference_steps
 
     def encode(self, images: Mapping[str, torch.Tensor],
                corners: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -185,7 +192,8 @@ class DiffusionPolicy(nn.Module):
         observed = self.network.embed_condition(condition.flatten(0, -3))
         draws = len(step) // len(observed)
         predicted = self.network(noisy.flatten(0, -3), step, torch.cat([observed] * draws))
-        return functional.mse_loss(predicted.float(), noise.flatten(0, -3))
+        target = noise if self.config.noise.prediction_type == 'epsilon' else clean
+        return functional.mse_loss(predicted.float(), target.flatten(0, -3))
 
     def draw(self, batch: Mapping, generator: torch.Generator, n_draws: int = 1) -> dict:
         """
@@ -237,17 +245,19 @@ class DiffusionPolicy(nn.Module):
             noise: (B, n_draws, Tp, Da).
         """
         config = self.config.noise
-        if config.sampler == 'ddpm':
-            sampler, levels = ddpm, all_levels(config.num_train_timesteps)
-        else:
-            sampler, levels = ddim, leading_levels(config.num_train_timesteps,
-                                                   config.num_inference_steps)
+        levels = leading_levels(config.num_train_timesteps, config.num_inference_steps)
         steps = dict(zip(levels, self.network.embed_step(
             torch.tensor(levels, device=condition.device)).split(1), strict=True))
         observed = self.network.embed_condition(condition)
-        return sampler(lambda x, level: self.network(x, steps[level], observed),
-                       noise.transpose(0, 1), self.alpha_bars, levels,
-                       clip_sample=config.clip_sample)
+
+        def epsilon(x: torch.Tensor, level: int) -> torch.Tensor:
+            predicted = self.network(x, steps[level], observed)
+            if config.prediction_type == 'epsilon':
+                return predicted
+            return epsilon_from_clean(x, predicted, float(self.alpha_bars[level]))
+
+        return SAMPLERS[config.sampler](epsilon, noise.transpose(0, 1), self.alpha_bars, levels,
+                                        clip_sample=config.clip_sample)
 
     def _stacked(self, windows: Sequence[ObservationWindow], name: str) -> np.ndarray:
         cameras = {camera.name: (camera.height, camera.width, 3)

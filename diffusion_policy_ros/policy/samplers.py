@@ -21,16 +21,11 @@ from diffusion_policy_ros.policy.diffusion import (
 Network = Callable[[torch.Tensor, int], torch.Tensor]
 
 
-def all_levels(num_train_timesteps: int) -> list[int]:
-    """Return K-1, ..., 1, 0."""
-    return list(range(num_train_timesteps))[::-1]
-
-
 def leading_levels(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
     """
     Return evenly spaced levels down to 0 (diffusers' `leading`).
 
-    100 levels in 4 steps are 75, 50, 25, 0.
+    100 levels in 4 steps are 75, 50, 25, 0, and in 100 steps all of them.
     """
     stride = num_train_timesteps // num_inference_steps
     return [i * stride for i in range(num_inference_steps)][::-1]
