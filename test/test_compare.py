@@ -58,15 +58,16 @@ def test_every_variant_is_collected_for_trained_and_evaluated(table, steps, caps
     assert trained[0] == str(table.parent / 'base.yaml')
     assert [word for word in trained if '=' in word] == ['policy.task=reach-v3',
                                                          'policy.dt_s=0.05']
-    assert evaluated[0] == str(table.parent / 'out/reach/unet/checkpoint')
+    assert evaluated[0] == str(table.parent / 'out/reach/base/unet/checkpoint')
     assert evaluated[1:3] == ['--episodes', '5']
     assert 'reach-v3, unet: 4/5' in capsys.readouterr().out
     curves = sorted(path.name for path in table.parent.glob('results/reach/*.metrics.jsonl'))
     assert curves == ['unet.metrics.jsonl', 'wide.metrics.jsonl']
     wide = steps[3 * 3 + 1][1]
     assert wide[0] == str(table.parent / 'wide.yaml') and 'training.seed=1' in wide
+    assert wide[wide.index('-o') + 1] == str(table.parent / 'out/drawer_open/wide/wide')
     abrupt = steps[4 * 3 + 2][1]
-    assert abrupt[0] == str(table.parent / 'out/reach/unet/checkpoint')
+    assert abrupt[0] == str(table.parent / 'out/reach/base/unet/checkpoint')
     assert abrupt[abrupt.index('--blend') + 1] == '0.0'
 
 

@@ -33,7 +33,7 @@ class Variant:
         base: configuration beside the table's file; None for the table's.
         set: overrides of the configuration, `key=value`.
         of: variant whose checkpoint is evaluated, where only the evaluation differs; one of
-            another table too, as long as that trains with the same base.
+            another table too, as long as that trains it with the same base and overrides.
         evaluate: options of evaluate.py.
     """
 
@@ -97,13 +97,13 @@ def run(table: Table, task: str, name: str, options: argparse.Namespace) -> None
     cameras = table.tasks[task].cameras or table.cameras
     step('collect_demos.py', '--task', task, '--episodes', table.episodes, '--cameras', *cameras,
          *table.collect, '-o', data)
-    folder = options.output / short / (variant.of or name)
     source = table.variants.get(variant.of, Variant()) if variant.of else variant
+    base = options.table.parent / (source.base or table.base)
+    folder = options.output / short / base.stem / (variant.of or name)
     overrides = [word for value in (f'policy.task={task}', *table.tasks[task].set, *source.set,
                                     *options.overrides) for word in ('--set', value)]
     threads = ('--threads', options.threads)
-    step('train.py', options.table.parent / (source.base or table.base), '-d', data, '-o', folder,
-         *overrides, *threads)
+    step('train.py', base, '-d', data, '-o', folder, *overrides, *threads)
     step('evaluate.py', folder / 'checkpoint', '--episodes', table.evaluation_episodes,
          '-o', options.results / short / f'{name}.json', *variant.evaluate, *threads)
     if variant.of is None:
