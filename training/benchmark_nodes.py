@@ -2,9 +2,10 @@
 """
 Measure what the nodes cost: `benchmark_nodes.py -o results/benchmark_nodes.json`.
 
-The same episodes run over topics (three processes, no video) and by evaluate.py's loop at batch 1,
-in turn, several times, and the ratio is taken pair by pair. Then the policy process's memory over
-many chunks, and how soon the executor and the bridge answer their services. Use a quiet machine.
+The same episodes run over topics (three processes, no video) and by evaluate.py's loop at batch 1
+with every image drawn, in turn, several times, and the ratio is taken pair by pair. Then the
+policy process's memory over many chunks, and how soon the executor and the bridge answer their
+services. Use a quiet machine.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def without_ros(checkpoint: Path, task: str, seeds: range) -> float:
         marks.append(time.perf_counter())
 
     # The first episode's start-up (simulator, first pictures) is not counted on either side.
-    evaluate.run(policy, task, range(seeds.start, seeds.stop), 1, predict, on_episode=on_episode)
+    # Who watches sees every image, as who listens to the bridge does.
+    evaluate.run(policy, task, range(seeds.start, seeds.stop), 1, predict, on_episode=on_episode,
+                 on_tick=lambda *_: None)
     return marks[-1] - marks[1]
 
 

@@ -95,6 +95,8 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     """
     Run one episode a seed; return them in the order of seeds.
 
+    Images that no window holds are drawn only where `on_tick` watches.
+
     Raises:
         ValueError: a seed belongs to the demonstrations, or there is no such task.
         ConnectionError: an environment's process died.
