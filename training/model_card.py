@@ -58,6 +58,7 @@ def card(config: CheckpointConfig, result: dict[str, Any],
         f'| network | ResNet-18 of width {policy.vision.base_width}, {policy.vision.pooling}; '
         f'{_network(policy)} |',
         f'| denoising | {policy.noise.num_train_timesteps} levels in training, '
+        f'{policy.noise.prediction_type} as the target, '
         f'{policy.noise.sampler.upper()} {policy.noise.num_inference_steps} in use |',
         f'| demonstrations | {data["episodes"]} of the scripted expert, {data["frames"]} frames, '
         f'seeds from {data["seed_start"]}, sha256 `{data["sha256"][:16]}` |',
