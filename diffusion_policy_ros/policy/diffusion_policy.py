@@ -157,7 +157,9 @@ class DiffusionPolicy(nn.Module):
     def loss(self, batch: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor] | None]
              ) -> torch.Tensor:
         """
-        Return the mean squared error of the predicted noise (Chi et al. 2023, equation 5).
+        Return the mean squared error of what the network predicts (`noise.prediction_type`).
+
+        Of the noise it is Chi et al. 2023, equation 5.
 
         Args:
             batch: `images` camera to (B, To, C, H, W) uint8, `state` (B, To, state_dim), `action`
