@@ -27,6 +27,7 @@ from typing import Any
 import evaluate
 import numpy as np
 import torch
+from whole_output import write_json
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 
@@ -179,8 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result |= watch_memory(options.checkpoint, options.chunks, folder)
         result |= time_start_up(folder)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + '\n')
+        write_json(options.output, result)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 import hashlib
 from importlib.metadata import version
-import json
 import os
 from pathlib import Path
 import platform
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
+from whole_output import write_json
 
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes.supervisor import own_domain
@@ -264,12 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in facts.items():
         print(f'{name}: {value}')
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({
+        write_json(output, {
             'cores': os.cpu_count(), 'platform': platform.platform(),
             'rmw': rclpy.get_rmw_implementation_identifier(),
             'versions': {name: version(name) for name in PACKAGES}, **asdict(load),
-            'storage': storage, **facts}, indent=1) + '\n')
+            'storage': storage, **facts})
     rclpy.try_shutdown()
     lock.close()
     sys.exit(1 if facts['missing'] and storage == 'raw' else 0)

@@ -15,7 +15,6 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from itertools import count
-import json
 import os
 from pathlib import Path
 import platform
@@ -28,6 +27,7 @@ import numpy as np
 from settings import Config, read_config
 import torch
 from train import read_data, Trainer
+from whole_output import write_json
 
 from diffusion_policy_ros.data.step_batches import Batch
 from diffusion_policy_ros.data.window_data import WindowData
@@ -241,8 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f'benchmark_training: {error}')
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + '\n')
+        write_json(options.output, result)
 
 
 if __name__ == '__main__':

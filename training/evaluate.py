@@ -17,7 +17,6 @@ import csv
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-import json
 import os
 from pathlib import Path
 import platform
@@ -29,6 +28,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 import torch
+from whole_output import write_json
 
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor import ExecutorConfig
@@ -226,13 +226,13 @@ def progress_bar(task: str, total: int) -> Iterator[Callable[[Episode], None]]:
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write FILE.json and FILE.csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + '\n')
     with path.with_suffix('.csv').open('w', newline='') as file:
         rows = csv.writer(file)
         rows.writerow(['task', 'seed', 'noise_seed', 'success', 'steps'])
         rows.writerows([result['task'], seed, result['noise_seed'], int(success), steps]
                        for seed, success, steps in
                        zip(result['seeds'], result['success'], result['steps'], strict=True))
+    write_json(path, result)  # last: it says that the evaluation is done
 
 
 def show(result: dict[str, Any]) -> None:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+import json
 from pathlib import Path
 import shutil
+from typing import Any
+
+
+def write_json(output: Path, value: Any) -> None:
+    """Write a JSON file, in folders made where they lack; a kill leaves an older one as it was."""
+    new = output.with_name(f'{output.name}.new')
+    output.parent.mkdir(parents=True, exist_ok=True)
+    new.write_text(json.dumps(value, indent=1) + '\n')
+    new.replace(output)
 
 
 def write_whole(parser: argparse.ArgumentParser, output: Path,
