@@ -40,7 +40,7 @@ def policy():
     config = PolicyConfig(
         observation=ObservationSpec((CameraSpec('wrist', 24, 24, 24, 24),)),
         vision=VisionConfig(16, crop_height=20, crop_width=20, pooling='average'),
-        unet=UnetConfig(down_dims=(16, 16)), noise=NoiseConfig(num_inference_steps=2))
+        unet=UnetConfig(down_dims=(16, 16)), noise=NoiseConfig(num_inference_steps=5))
     policy = GatedPolicy(config, Normalizer.fit({
         'state': np.array([[-1.0] * 4, [1.0] * 4]), 'action': np.array([[-0.1] * 4, [0.1] * 4])}))
     policy.started = threading.Semaphore(0)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
-from diffusion_policy_ros.policy.samplers import ddim, ddpm, leading_levels
+from diffusion_policy_ros.policy.samplers import (
+    ddim, ddpm, leading_levels, trailing_levels,
+)
 
 K = 100
 ALPHA_BARS = squaredcos_cap_v2(K)
@@ -29,15 +31,24 @@ def network(x, level):
     return gaussian(0.8, 0.6)(x, level) + 0.3 * ALPHA_BARS[level].item() ** 0.5 * curved
 
 
+SPACINGS = {'leading': leading_levels, 'trailing': trailing_levels}
+
+
+# By trailing steps that don't divide K, diffusers goes to other levels than those it lists.
+SPACED_STEPS = [('leading', 1), ('leading', 8), ('leading', 16), ('leading', 100),
+                ('trailing', 1), ('trailing', 10), ('trailing', 100)]
+
+
 @pytest.mark.parametrize('clip_sample', [True, False])
-@pytest.mark.parametrize('steps', [1, 8, 16, 100])
-def test_ddpm_is_diffusers(steps, clip_sample, monkeypatch):
+@pytest.mark.parametrize(('spacing', 'steps'), SPACED_STEPS)
+def test_ddpm_is_diffusers(steps, clip_sample, spacing, monkeypatch):
     noise = torch.randn(steps, 2, 8, 4, generator=torch.Generator().manual_seed(0))
-    scheduler = DDPMScheduler(**SETTINGS, variance_type='fixed_small', clip_sample=clip_sample)
+    scheduler = DDPMScheduler(**SETTINGS, variance_type='fixed_small', clip_sample=clip_sample,
+                              timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    levels = leading_levels(K, steps)
+    levels = SPACINGS[spacing](K, steps)
     assert levels == scheduler.timesteps.tolist()
-    draws = iter(noise[1:])
+    draws = iter([*noise[1:], torch.zeros(())])
     monkeypatch.setattr('diffusers.schedulers.scheduling_ddpm.randn_tensor',
                         lambda *args, **kwargs: next(draws))
     x = noise[0]
@@ -45,17 +56,17 @@ def test_ddpm_is_diffusers(steps, clip_sample, monkeypatch):
         x = scheduler.step(network(x, level.item()), level, x).prev_sample
     ours = ddpm(network, noise, ALPHA_BARS, levels, clip_sample=clip_sample)
     torch.testing.assert_close(ours, x, atol=1e-5, rtol=1e-5)
-    assert next(draws, None) is None
+    assert len([*draws]) == (levels[-1] == 0)  # above level 0 it draws once too often
 
 
 @pytest.mark.parametrize('clip_sample', [True, False])
-@pytest.mark.parametrize('steps', [1, 10, 16, 100])
-def test_ddim_is_diffusers(steps, clip_sample):
+@pytest.mark.parametrize(('spacing', 'steps'), SPACED_STEPS)
+def test_ddim_is_diffusers(steps, clip_sample, spacing):
     noise = torch.randn(1, 2, 8, 4, generator=torch.Generator().manual_seed(1))
     scheduler = DDIMScheduler(**SETTINGS, clip_sample=clip_sample, set_alpha_to_one=True,
-                              timestep_spacing='leading')
+                              timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    levels = leading_levels(K, steps)
+    levels = SPACINGS[spacing](K, steps)
     assert levels == scheduler.timesteps.tolist()
     x = noise[0]
     for level in scheduler.timesteps:
@@ -67,7 +78,27 @@ def test_ddim_is_diffusers(steps, clip_sample):
 def test_levels():
     assert leading_levels(100, 4) == [75, 50, 25, 0]
     assert leading_levels(100, 16)[:2] == [90, 84]
-    assert leading_levels(3, 3) == [2, 1, 0]
+    assert leading_levels(3, 3) == trailing_levels(3, 3) == [2, 1, 0]
+    assert trailing_levels(100, 4) == [99, 74, 49, 24]
+    assert trailing_levels(100, 1) == [99]
+
+
+@pytest.mark.parametrize('steps', [1, 34, 51, 60])
+def test_trailing_steps_keep_the_shares_of_two_kinds_of_data(steps):
+    """Where 9 of 10 data are 0.8 and the others -0.8, so are 9 of 10 samples of many steps."""
+    noise = torch.randn(steps, 20_000, generator=torch.Generator().manual_seed(3),
+                        dtype=torch.float64)
+
+    def epsilon(x, level):
+        signal, rest = ALPHA_BARS[level] ** 0.5, 1 - ALPHA_BARS[level]
+        expected = 0.8 * torch.tanh(signal * 0.8 * x / rest + 0.5 * np.log(9))
+        return (x - signal * expected) / rest ** 0.5
+
+    found = ddpm(epsilon, noise, ALPHA_BARS, trailing_levels(K, steps))
+    if steps == 1:  # nothing but their mean
+        torch.testing.assert_close(found.mean().item(), 0.64, atol=0.03, rtol=0)
+    else:
+        assert (found > 0).double().mean().item() == pytest.approx(0.9, abs=0.02)
 
 
 def test_ddim_of_gaussian_data_follows_the_closed_form():

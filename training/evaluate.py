@@ -41,6 +41,7 @@ from diffusion_policy_ros.policy.checkpoint_config import (
 from diffusion_policy_ros.policy.diffusion_policy import (
     DiffusionPolicy,
     episode_noise,
+    LEVELS,
     SAMPLERS,
 )
 from diffusion_policy_ros.sim.arm import MetaWorldArm
@@ -151,6 +152,7 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
         'workers': workers, 'blend_s': blend_s,
         'sampler': policy.config.noise.sampler,
         'num_inference_steps': policy.config.noise.num_inference_steps,
+        'timestep_spacing': policy.config.noise.timestep_spacing,
         'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
         'chunk_ms': {'median': float(np.median(milliseconds)),
                      'p99': float(np.percentile(milliseconds, 99)), 'batch': workers},
@@ -263,6 +265,8 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="denoising steps; the checkpoint's own where left out")
     parser.add_argument('--sampler', choices=sorted(SAMPLERS),
                         help="the checkpoint's own where left out")
+    parser.add_argument('--timestep-spacing', choices=sorted(LEVELS),
+                        help="the checkpoint's own where left out")
     parser.add_argument('--workers', type=int, default=2, help='parallel environments')
     parser.add_argument('--threads', type=int, default=1, help='PyTorch threads')
     parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
@@ -284,7 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = arguments_of(arguments)
         torch.set_num_threads(options.threads)
         policy = load_checkpoint(options.checkpoint)
-        changes = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps}
+        changes = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps,
+                   'timestep_spacing': options.timestep_spacing}
         policy.config = replace(policy.config, noise=replace(policy.config.noise, **{
             name: value for name, value in changes.items() if value is not None}))
         tasks = expand_tasks(options.task or [policy.config.task])

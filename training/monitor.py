@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ class Validation:
     Args:
         data: of the held-out episodes.
         seed: of the choice of windows.
+
+    Raises:
+        ValueError: no episode is as long as a window.
     """
 
     def __init__(self, data: WindowData, seed: int) -> None:
         rows = np.flatnonzero(data.windows.trained)
         self.data, config = data, data.config
+        if not len(rows):
+            raise ValueError('data set: no validation episode is as long as a window')
         self.rows = np.sort(np.random.default_rng(seed).choice(
             rows, min(VALIDATION_WINDOWS, len(rows)), replace=False))
         self.drawn = draw(config, (len(self.rows),), (), torch.Generator().manual_seed(0))
@@ -129,16 +135,20 @@ class Monitor:
         self._path = folder / 'metrics.jsonl'
         if step == 0:
             self._path.unlink(missing_ok=True)
+        elif self._path.exists():  # a full disk may have cut its last line short
+            rows = self._path.read_bytes()
+            os.truncate(self._path, rows.rfind(b'\n') + 1)
         self._board = SummaryWriter(folder / 'tensorboard', purge_step=step)
 
     def write(self, step: int, values: dict[str, Any], policy: DiffusionPolicy | None) -> None:
-        """Write one row; with a policy its validation too."""
+        """Write one row, where there are values; with a policy its validation too."""
         pictures = {}
         if policy is not None:
             measures, positions = self._validation.measure(policy)
             values, pictures = {**values, **measures}, self._validation.draw_chunks(positions)
-        with self._path.open('a') as file:
-            file.write(json.dumps({'step': step, **values}) + '\n')
+        if values:
+            with self._path.open('a') as file:
+                file.write(json.dumps({'step': step, **values}) + '\n')
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         for name, picture in pictures.items():
@@ -151,9 +161,21 @@ class Monitor:
 
 
 def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
-    """Return the rows of metrics.jsonl by step; where a run was resumed the later ones count."""
-    rows = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
-    return {row['step']: row for row in rows}
+    """
+    Return the values of metrics.jsonl by step; of a step's rows the later ones count.
+
+    Raises:
+        ValueError: in one line that names file and line, where one is no row.
+    """
+    path, rows = folder / 'metrics.jsonl', {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows[row['step']] = {**rows.get(row['step'], {}), **row}
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f'{path}: line {number} is {line[:60]!r}, expected JSON with a '
+                             'step') from None
+    return rows
 
 
 def draw_losses(folder: Path) -> None:
@@ -165,6 +187,6 @@ def draw_losses(folder: Path) -> None:
         points = [(step, row[key]) for step, row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), style, markersize=3, label=key.replace('_', ' '))
-    axes.set(xlabel='optimiser step', ylabel='mean squared error of the noise', yscale='log')
+    axes.set(xlabel='optimiser step', ylabel='mean squared error', yscale='log')
     axes.legend()
     figure.savefig(folder / 'loss.png', dpi=120)

@@ -13,11 +13,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import timedelta
 from importlib.metadata import version
 import json
 import math
 import os
 from pathlib import Path
+import pickle
 import platform
 import signal
 import sys
@@ -25,7 +27,7 @@ import textwrap
 import time
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from monitor import Monitor, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,6 +45,7 @@ from diffusion_policy_ros.typed import describe, to_mapping
 
 LOG_EVERY = 25
 FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
+LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one evaluates
 
 
 def parameter_groups(policy: DiffusionPolicy, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -176,10 +179,14 @@ class Trainer:
         state = {'policy': self.policy.state_dict(), 'average': self.average.state_dict(),
                  'optimizer': self.optimizer.state_dict(), 'step': self.step,
                  'processes': self.accelerator.num_processes,
-                 'config': json.dumps(to_mapping(self.config))}
+                 'config': json.dumps(to_mapping(self.config)),
+                 'data': provenance['data']['sha256']}
         new = folder / '.state.pt.new'
         try:
-            torch.save(state, new)
+            with new.open('wb') as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
             save_checkpoint(folder / 'checkpoint', self.average,
                             {**provenance, 'step': self.step})
             os.replace(new, folder / 'state.pt')
@@ -188,15 +195,24 @@ class Trainer:
         finally:
             new.unlink(missing_ok=True)
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, data: str) -> None:
         """
         Go on from a saved state.
 
+        Args:
+            path: of the state.
+            data: digest of the data set.
+
         Raises:
-            ValueError: it was saved by a run with another configuration or of another number of
-                processes.
+            ValueError: it cannot be read, or was saved by a run with another configuration, on
+                other data or of another number of processes.
         """
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f'{path}: cannot be read ({reason}), expected what a run has saved; '
+                             'without the file it begins anew') from None
         found, expected = json.loads(state['config']), to_mapping(self.config)
         if found != expected:
             keys = [f'{part}.{key} was {found[part].get(key)!r}, is {value!r}'
@@ -204,6 +220,9 @@ class Trainer:
                     if found[part].get(key) != value]
             raise ValueError(f'{path}: was saved with another configuration ({"; ".join(keys)}), '
                              'expected the same or another folder')
+        if state['data'] != data:
+            raise ValueError(f"{path}: was saved on data of sha256 {state['data'][:16]}, these "
+                             f'are {data[:16]}, expected the same or another folder')
         if state['processes'] != self.accelerator.num_processes:
             raise ValueError(f"{path}: was saved by {state['processes']} processes, these are "
                              f'{self.accelerator.num_processes}')
@@ -253,8 +272,8 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
         data, held_out, provenance = read_data(dataset, config)
     trainer = Trainer(config, data, accelerator)
     if (folder / 'state.pt').exists():
-        trainer.resume(folder / 'state.pt')
-    accelerator.wait_for_everyone()
+        trainer.resume(folder / 'state.pt', provenance['data']['sha256'])
+    check_same_step(trainer, folder)
     provenance |= {'training': to_mapping(config.training), 'machine': platform.machine(),
                    'device': accelerator.device.type, 'processes': accelerator.num_processes,
                    'threads': torch.get_num_threads(),
@@ -268,6 +287,22 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     if monitor is not None:
         monitor.close()
     return trainer.step >= trainer.steps
+
+
+def check_same_step(trainer: Trainer, folder: Path) -> None:
+    """
+    Wait until all processes are here.
+
+    Raises:
+        ValueError: they go on from different steps, since they don't see one and the same folder.
+    """
+    accelerator = trainer.accelerator
+    here = torch.tensor([trainer.step], device=accelerator.device)
+    steps = sorted(set(accelerator.gather(here).tolist()))
+    if len(steps) > 1:
+        raise ValueError(f'{folder}: the processes found states of steps '
+                         f'{", ".join(map(str, steps))} in it, expected one folder that all '
+                         'machines share')
 
 
 def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
@@ -297,10 +332,11 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
                 row = {'loss': loss, 'steps_per_s': round(rate, 3),
                        'waiting': round(trainer.waited_s / elapsed_s, 4),
                        'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
-                monitor.write(trainer.step, {**row, **(_evaluate(trainer) if evaluating else {})},
-                              trainer.average if saving or evaluating else None)
-                if saving or stop:
+                monitor.write(trainer.step, row, trainer.average if saving or evaluating else None)
+                if saving or stop or evaluating:
                     save()
+                if evaluating and not stop:
+                    monitor.write(trainer.step, _evaluate(trainer), None)
             accelerator.wait_for_everyone()
 
 
@@ -312,11 +348,15 @@ def _any(accelerator: Accelerator, flag: bool) -> bool:
 
 
 def _evaluate(trainer: Trainer) -> dict[str, float]:
-    """Return the averaged weights' success in the simulator."""
+    """Return the averaged weights' success in the simulator; nothing where that has died."""
     import evaluate
     seeds = range(FIRST_EVALUATION_SEED,
                   FIRST_EVALUATION_SEED + trainer.config.training.evaluation_episodes)
-    result = evaluate.evaluate(trainer.average, trainer.config.policy.task, seeds)
+    try:
+        result = evaluate.evaluate(trainer.average, trainer.config.policy.task, seeds)
+    except ConnectionError as error:
+        print(f'train: step {trainer.step} is not evaluated: {error}', file=sys.stderr)
+        return {}
     return {'success': result['n_success'] / result['n_episodes']}
 
 
@@ -340,7 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = read_config(options.config, options.overrides)
         use_cpu = options.cpu or not torch.cuda.is_available()
         accelerator = Accelerator(
-            cpu=use_cpu, mixed_precision='bf16' if config.training.bf16 and not use_cpu else 'no')
+            cpu=use_cpu, mixed_precision='bf16' if config.training.bf16 and not use_cpu else 'no',
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)])
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: (received.append(number),
                                                      signal.signal(number, signal.SIG_DFL)))

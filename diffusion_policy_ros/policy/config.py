@@ -11,6 +11,8 @@ STATE_STREAM = {'ee_position': EE_POSE, 'ee_rotation': EE_POSE, 'gripper': GRIPP
 ACTION_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
 STRIDE = 32
 """Of ResNet-18: pixels that one place of its last map stands for."""
+LEAST_START = 0.7
+"""Of all noise levels: where sampling begins with noise alone, a fifth of it at most is signal."""
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -211,6 +213,8 @@ class NoiseConfig:
         clip_sample: clip the predicted clean action to [-1, 1] in every denoising step.
         sampler: `ddpm`, with fresh noise in every step, or `ddim`, with none.
         num_inference_steps: denoising steps of a prediction; fewer than levels skip some evenly.
+        timestep_spacing: which levels are left: `leading` ends at the one of least noise and may
+            begin well below the noisiest, `trailing` begins at the noisiest.
     """
 
     num_train_timesteps: int = 100
@@ -219,15 +223,25 @@ class NoiseConfig:
     clip_sample: bool = True
     sampler: str = 'ddim'
     num_inference_steps: int = 16
+    timestep_spacing: str = 'leading'
 
     def __post_init__(self) -> None:
         one_of('noise.beta_schedule', self.beta_schedule, ('squaredcos_cap_v2',))
         one_of('noise.prediction_type', self.prediction_type, ('epsilon', 'sample'))
         one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
-        positive(num_inference_steps=self.num_inference_steps)
+        one_of('noise.timestep_spacing', self.timestep_spacing, ('leading', 'trailing'))
+        positive(num_train_timesteps=self.num_train_timesteps,
+                 num_inference_steps=self.num_inference_steps)
         if self.num_inference_steps > self.num_train_timesteps:
             raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected '
                              f'at most num_train_timesteps {self.num_train_timesteps}')
+        stride = self.num_train_timesteps // self.num_inference_steps
+        first = stride * (self.num_inference_steps - 1) + 1
+        if self.timestep_spacing == 'leading' and first < LEAST_START * self.num_train_timesteps:
+            raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, which by '
+                             f'leading timestep_spacing begin at level {first} of '
+                             f'{self.num_train_timesteps}, too far from noise; expected another '
+                             'number, or trailing timestep_spacing')
 
 
 @dataclass(frozen=True)

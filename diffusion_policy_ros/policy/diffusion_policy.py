@@ -27,12 +27,13 @@ from diffusion_policy_ros.policy.diffusion import (
     squaredcos_cap_v2,
 )
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.policy.samplers import ddim, ddpm, leading_levels
+from diffusion_policy_ros.policy.samplers import ddim, ddpm, leading_levels, trailing_levels
 from diffusion_policy_ros.policy.transformer import DiffusionTransformer
 from diffusion_policy_ros.policy.unet import ConditionalUnet1d
 from diffusion_policy_ros.policy.vision import ImageEncoder
 
 SAMPLERS = {'ddpm': ddpm, 'ddim': ddim}
+LEVELS = {'leading': leading_levels, 'trailing': trailing_levels}
 
 
 def episode_noise(seed: int, elapsed_ns: int, shape: Sequence[int]) -> torch.Tensor:
@@ -247,7 +248,8 @@ class DiffusionPolicy(nn.Module):
             noise: (B, n_draws, Tp, Da).
         """
         config = self.config.noise
-        levels = leading_levels(config.num_train_timesteps, config.num_inference_steps)
+        levels = LEVELS[config.timestep_spacing](config.num_train_timesteps,
+                                                 config.num_inference_steps)
         steps = dict(zip(levels, self.network.embed_step(
             torch.tensor(levels, device=condition.device)).split(1), strict=True))
         observed = self.network.embed_condition(condition)

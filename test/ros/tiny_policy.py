@@ -22,7 +22,7 @@ def make_policy(n_action_steps=4):
         observation=ObservationSpec((CameraSpec('wrist', SOURCE, SOURCE, SIZE, SIZE),)),
         n_obs_steps=2, horizon=8, n_action_steps=n_action_steps, dt_s=DT_NS / NS_PER_S,
         vision=VisionConfig(16, crop_height=24, crop_width=24, pooling='average'),
-        unet=UnetConfig(down_dims=(16, 16)), noise=NoiseConfig(num_inference_steps=2))
+        unet=UnetConfig(down_dims=(16, 16)), noise=NoiseConfig(num_inference_steps=5))
     policy = DiffusionPolicy(config, Normalizer.fit({
         'state': np.array([[-1.0] * 4, [1.0] * 4]), 'action': np.array([[-0.1] * 4, [0.1] * 4])}))
     return policy.eval().requires_grad_(False)
