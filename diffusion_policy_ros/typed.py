@@ -7,7 +7,8 @@ from dataclasses import asdict, fields, is_dataclass, MISSING
 import inspect
 from pathlib import Path
 import re
-from typing import Any, get_args, get_type_hints, TypeVar
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, TypeVar, Union
 
 import dacite
 import yaml
@@ -15,10 +16,15 @@ import yaml
 T = TypeVar('T')
 
 
+def _as_int(value: Any) -> Any:
+    """Let no bool pass for a number; as text it is refused by name."""
+    return str(value) if isinstance(value, bool) else value
+
+
 def _as_float(value: Any) -> Any:
     """Accept integers for floats, and `1e-4`, which YAML 1.1 reads as a string."""
     if isinstance(value, bool):
-        return str(value)  # a bool would pass for a number; as text it is refused by name
+        return _as_int(value)
     if isinstance(value, str):
         try:
             return float(value)
@@ -38,10 +44,26 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
     if not isinstance(values, Mapping):
         raise ValueError(f'{where}: found {type(values).__name__}, expected keys and values')
     try:
-        return dacite.from_dict(cls, dict(values), dacite.Config(
-            strict=True, cast=[tuple], type_hooks={float: _as_float}))
+        return dacite.from_dict(cls, _tuples(cls, values), dacite.Config(
+            strict=True, type_hooks={float: _as_float, int: _as_int}))
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise ValueError(f'{where}: {error}') from None
+
+
+def _tuples(kind: Any, value: Any) -> Any:
+    """Return a value with tuples instead of lists where a type, or one in it, asks for them."""
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        hints = get_type_hints(kind)
+        return {key: _tuples(hints.get(key), inner) for key, inner in value.items()}
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_tuples(members[0], inner) for inner in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _tuples(members[1], inner) for key, inner in value.items()}
+    if origin in (Union, UnionType):
+        return next((found for found in (_tuples(member, value) for member in members)
+                     if found is not value), value)
+    return value
 
 
 def to_mapping(value: Any) -> dict[str, Any]:
@@ -56,6 +78,19 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(inner) for inner in value]
     return value
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any],
+                prefix: str = '') -> list[str]:
+    """Return `key.of.value is 1, expected 2` of all values of `expected` that are others."""
+    lines = []
+    for key, value in expected.items():
+        other = found.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            lines += differences(other, value, f'{prefix}{key}.')
+        elif other != value:
+            lines.append(f'{prefix}{key} is {other!r}, expected {value!r}')
+    return lines
 
 
 def load_yaml(path: str | Path) -> Any:

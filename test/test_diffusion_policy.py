@@ -173,18 +173,21 @@ def test_training_on_one_action_makes_the_prediction_that_action():
 
 
 @pytest.mark.parametrize('prediction_type', ['epsilon', 'sample'])
+@pytest.mark.parametrize('spacing', ['leading', 'trailing'])
 @pytest.mark.parametrize('sampler, scheduler', [('ddim', DDIMScheduler), ('ddpm', DDPMScheduler)])
-def test_sample_is_diffusers_loop(sampler, scheduler, prediction_type, monkeypatch):
+def test_sample_is_diffusers_loop(sampler, scheduler, spacing, prediction_type, monkeypatch):
     config = replace(CONFIG, noise=NoiseConfig(
-        prediction_type=prediction_type, sampler=sampler, num_inference_steps=4))
+        prediction_type=prediction_type, sampler=sampler, num_inference_steps=4,
+        timestep_spacing=spacing))
     policy = make_policy(config).eval()
     noise = make_noise(policy, n=2)
     features = sum(encoder.feature_dim for encoder in policy.encoders.values())
     condition = torch.randn(2, 2, features + config.observation.state_dim, generator=generator(4))
-    draws = iter(noise.transpose(0, 1)[1:])
+    draws = iter([*noise.transpose(0, 1)[1:], torch.zeros(())])
     monkeypatch.setattr('diffusers.schedulers.scheduling_ddpm.randn_tensor',
                         lambda *args, **kwargs: next(draws))
-    reference = scheduler(100, beta_schedule='squaredcos_cap_v2', prediction_type=prediction_type)
+    reference = scheduler(100, beta_schedule='squaredcos_cap_v2', prediction_type=prediction_type,
+                          timestep_spacing=spacing)
     reference.set_timesteps(4)
     x = noise[:, 0]
     with torch.no_grad():

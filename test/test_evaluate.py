@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
+from diffusion_policy_ros.sim import rollout
 
 CHECKPOINT = Path(__file__).parents[1] / 'config/checkpoints/drawer_open'
 
@@ -45,6 +46,7 @@ def test_evaluation_refuses_a_demonstrations_seed():
     (['absent'], ('absent', 'no such folder')),
     ([str(CHECKPOINT), '--task', 'drawer-opn-v3'], ("'drawer-opn-v3'", 'drawer-open-v3')),
     ([str(CHECKPOINT), '--seed', '999999', '--episodes', '2'], ('1000000',)),
+    ([str(CHECKPOINT), '-o', '/proc/absent/result.json'], ('/proc/absent',)),
 ])
 def test_main_ends_with_one_line(arguments, words):
     with pytest.raises(SystemExit) as end:
@@ -91,13 +93,13 @@ def test_options_that_make_no_sense_are_refused(arguments, words):
 
 
 def test_a_killed_environment_is_one_line(monkeypatch):
-    make = evaluate.AsyncVectorEnv
+    make = rollout.AsyncVectorEnv
 
     def and_kill(*arguments, **settings):
         envs = make(*arguments, **settings)
         envs.processes[0].kill()
         return envs
 
-    monkeypatch.setattr(evaluate, 'AsyncVectorEnv', and_kill)
+    monkeypatch.setattr(rollout, 'AsyncVectorEnv', and_kill)
     with pytest.raises(SystemExit, match="evaluate: an environment's process died"):
         evaluate.main([str(CHECKPOINT), '--episodes', '2'])

@@ -51,6 +51,7 @@ def test_streams_are_the_cameras_the_pose_and_what_the_state_needs(state, target
     (lambda: VisionConfig(base_width=24), ('24', 'multiple of 16')),
     (lambda: VisionConfig(crop_height=32, crop_width=20), ('32x20', 'more than 32')),
     (lambda: UnetConfig(down_dims=(64, 100)), ('100', 'n_groups 8')),
+    (lambda: UnetConfig(diffusion_step_embed_dim=3), ('diffusion_step_embed_dim is 3', 'even')),
     (lambda: NoiseConfig(num_inference_steps=101), ('101', '100')),
     (lambda: NoiseConfig(num_inference_steps=1), ('level 1 of 100', 'trailing')),
     (lambda: NoiseConfig(num_inference_steps=51), ('level 51 of 100', 'trailing')),

@@ -1,14 +1,16 @@
 """The loop without ROS, closed with MetaWorld."""
 
 from functools import partial
+import os
 from pathlib import Path
+import signal
 
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.arm import load_arm
-from diffusion_policy_ros.datatypes import Chunk, NS_PER_S
+from diffusion_policy_ros.datatypes import Chunk, EE_POSE, NS_PER_S
 from diffusion_policy_ros.policy.config import (
     ActionSpec,
     ObservationSpec,
@@ -20,6 +22,7 @@ from diffusion_policy_ros.sim.rollout import (
     closing_envs,
     executor_config,
     image_every,
+    parallel_envs,
     run_episodes,
     WindowTicks,
 )
@@ -114,9 +117,19 @@ def test_every_tick_can_be_watched():
 
 
 def test_environments_are_closed_where_one_died_while_the_other_answered():
-    envs = AsyncVectorEnv([partial(MetaWorldArm, 'reach-v3', max_steps=None)] * 2,
-                          autoreset_mode=AutoresetMode.DISABLED, context='spawn')
+    envs = parallel_envs([partial(MetaWorldArm, 'reach-v3', max_steps=None)] * 2)
     with pytest.raises((EOFError, ConnectionError)), closing_envs(envs):
         envs.processes[1].kill()
         envs.reset(seed=[1, 2])
     assert envs.closed and not any(process.is_alive() for process in envs.processes)
+
+
+def test_an_interrupted_terminal_does_not_end_environments():
+    envs = parallel_envs([partial(MetaWorldArm, 'reach-v3', max_steps=None)] * 2)
+    with closing_envs(envs):
+        envs.reset(seed=[0, 1])
+        for process in envs.processes:
+            os.kill(process.pid, signal.SIGINT)
+        observations, *_ = envs.step(np.tile([0.0, 0.6, 0.2, 0.0], (2, 1)))
+        assert observations[EE_POSE].shape == (2, 7)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -16,6 +16,7 @@ from settings import Config, read_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import torch
 import train
+from whole_output import alone_in
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import read_checkpoint_config
@@ -105,11 +106,63 @@ def test_refuses_to_go_on_with_another_configuration(dataset, tmp_path):
     assert (tmp_path / 'run/state.pt').read_bytes() == before
 
 
+def test_refuses_to_go_on_with_other_data(dataset, tmp_path):
+    config = small('training.steps=6')
+    run(config, dataset, tmp_path / 'run', lambda: True)
+    other = write_demonstrations(tmp_path / 'other.zarr', seed=1)
+    with pytest.raises(ValueError, match='saved on data of sha256'):
+        run(config, other, tmp_path / 'run')
+    assert run(config, dataset, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('left', [0, 1000])
+def test_a_state_cut_short_is_named(dataset, tmp_path, left):
+    config, state = small('training.steps=6'), tmp_path / 'run/state.pt'
+    run(config, dataset, tmp_path / 'run', lambda: True)
+    os.truncate(state, left)
+    with pytest.raises(ValueError, match=f'{state}: cannot be read .* it begins anew'):
+        run(config, dataset, tmp_path / 'run')
+
+
+def test_a_second_training_in_a_folder_is_refused(dataset, tmp_path):
+    with alone_in(tmp_path / 'run'), pytest.raises(ValueError, match='another process is writing'):
+        run(small('training.steps=3'), dataset, tmp_path / 'run')
+    assert run(small('training.steps=3'), dataset, tmp_path / 'run')
+
+
+def test_a_row_cut_short_by_a_full_disk_does_not_spoil_the_next(dataset, tmp_path):
+    config, path = small('training.steps=6'), tmp_path / 'run/metrics.jsonl'
+    answers = iter([False, False, True])
+    run(config, dataset, tmp_path / 'run', lambda: next(answers))
+    with path.open('a') as file:
+        file.write('{"step": 5, "lo')
+    run(config, dataset, tmp_path / 'run')
+    assert list(read_metrics(tmp_path / 'run')) == [3, 6]
+    with path.open('a') as file:
+        file.write('6\n')
+    with pytest.raises(ValueError, match=f"{path}: line 3 is '6', expected JSON with a step"):
+        read_metrics(tmp_path / 'run')
+
+
+def test_machines_that_do_not_share_the_folder_are_refused(dataset, tmp_path, monkeypatch):
+    trainer = trainer_of(small('training.steps=3'), dataset)
+    monkeypatch.setattr(trainer.accelerator, 'gather',
+                        lambda step: torch.cat([step, step + 3]))
+    with pytest.raises(ValueError, match='states of steps 0, 3 in it'):
+        train.check_same_step(trainer, tmp_path)
+
+
 @pytest.mark.parametrize('override, words', [
     ('training.step=3', ('drawer_open.yaml', 'step')),
     ('training.steps=many', ('steps', 'many')),
     ('policy.horizon=6', ('horizon is 6', 'multiple of 4')),
     ('training.steps', ('--set training.steps', 'key=value')),
+    ('training.seed=true', ('training.seed', 'True')),
+    ('training.clip_norm=-1', ('training.clip_norm is -1',)),
+    ('training.ema_max=.nan', ('ema_max nan',)),
+    ('training.learning_rate=.inf', ('learning_rate inf',)),
+    ('training.betas=[0.9', ('--set training.betas=[0.9',)),
+    ('policy.unet.down_dims=64', ('down_dims', '64')),
 ])
 def test_refuses_bad_overrides_by_name(override, words):
     with pytest.raises(ValueError) as error:
@@ -122,6 +175,7 @@ def test_refuses_bad_overrides_by_name(override, words):
 @pytest.mark.parametrize('overrides, words', [
     (('training.episodes=9',), ('10 episodes', 'has 3')),
     (('policy.renderer=shadows',), ("'plain'", "'shadows'")),
+    (('policy.task=push-v3',), ("'drawer-open-v3'", "policy.task 'push-v3'")),
 ])
 def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
     arguments = [value for override in (*SMALL, 'training.steps=1', *overrides)
@@ -232,9 +286,10 @@ def test_two_processes_learn_as_one_with_twice_the_batch(dataset, tmp_path):
     overrides = (*SMALL, 'training.steps=6', 'training.save_every=2')
     for override in overrides:
         command += ['--set', override]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
-    assert done.returncode == 0, done.stderr
+    for _ in range(2):  # the second time it goes on from the last step
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120,
+                              env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        assert done.returncode == 0, done.stderr
     provenance = read_checkpoint_config(tmp_path / 'two/checkpoint').provenance
     assert provenance['processes'] == 2
     run(small(*overrides[len(SMALL):], 'training.segments=4'), dataset, tmp_path / 'one')

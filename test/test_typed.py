@@ -30,7 +30,10 @@ def test_reads_nested_values_and_yaml_numbers():
     ({'name': 'a', 'inner': {'rates': [], 'typo': 1}}, 'typo'),
     ({'inner': {'rates': []}}, 'name'),
     ({'name': 'a', 'inner': {'rates': []}, 'count': 'two'}, 'count'),
+    ({'name': 'a', 'inner': {'rates': []}, 'count': True}, 'count'),
     ({'name': 'a', 'inner': {'rates': []}, 'rate': True}, 'rate'),
+    ({'name': 'a', 'inner': {'rates': 64}}, 'rates'),
+    ({'name': 'a', 'inner': {'rates': '12'}}, 'rates'),
     ({'name': 'a', 'inner': {'rates': []}, 'rate': 'fast'}, 'rate'),
     (['name'], 'list'),
 ])

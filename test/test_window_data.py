@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from demonstrations import write_demonstrations
 import numpy as np
 import pytest
@@ -52,8 +54,21 @@ def test_state_is_position_and_gripper_of_the_observed_rows(buffer):
 def test_names_all_differences_in_one_line(buffer):
     with pytest.raises(ValueError) as error:
         WindowData(buffer, config(size=48, source=96, renderer='shadows',
-                                  action=ActionSpec(('ee_position',))))
-    for word in ('32x32, expected 48x48', '64x64, expected 96x96', "'plain', expected 'shadows'",
+                                  action=ActionSpec(('ee_position',)), task='push-v3'))
+    for word in ("task is 'drawer-open-v3', expected policy.task 'push-v3'",
+                 '32x32, expected 48x48', '64x64, expected 96x96', "'plain', expected 'shadows'",
                  'action.parts'):
         assert word in str(error.value)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('lacking', ['source_size', 'step_ns'])
+def test_data_that_do_not_say_how_they_came_about_are_refused(buffer, lacking):
+    attributes = {key: value for key, value in buffer.attributes.items() if key != lacking}
+    with pytest.raises(ValueError, match=f'attributes lack {lacking}, found renderer'):
+        WindowData(replace(buffer, attributes=attributes), config())
+
+
+def test_episodes_that_are_all_shorter_than_a_window_are_refused(buffer):
+    with pytest.raises(ValueError, match='every episode is shorter than a window of horizon 64'):
+        WindowData(buffer, config(horizon=64))

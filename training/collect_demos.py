@@ -151,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (EOFError, ConnectionError) as error:
         parser.exit(1, f'{parser.prog}: a simulation process died ({type(error).__name__}); run '
                        'the same command again to go on\n')
+    except OSError as error:
+        parser.exit(1, f'{parser.prog}: {error}; what was collected is kept, run the same command '
+                       'again to go on\n')
     except KeyboardInterrupt:
         parser.exit(130, f'{parser.prog}: interrupted; run the same command again to go on\n')
 

@@ -4,7 +4,7 @@ Train and evaluate every variant on every task of a table: `compare.py TABLE -r 
 
 Demonstrations that are missing are collected first. Each result is `<task>/<variant>.json` in the
 folder of `--results`; those that are there already are not run again, so the command can be
-stopped and goes on where it was. `report.py` draws them.
+stopped and goes on where it was; one of another configuration is refused. `report.py` draws them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
+from typing import Any
+
+from settings import Config, read_config
 
 from diffusion_policy_ros.sim.tasks import check_task, data_set_name
-from diffusion_policy_ros.typed import from_mapping, load_yaml
+from diffusion_policy_ros.typed import differences, from_mapping, load_yaml, to_mapping
 
 HERE = Path(__file__).resolve().parent
 
@@ -33,7 +37,7 @@ class Variant:
         base: configuration beside the table's file; None for the table's.
         set: overrides of the configuration, `key=value`.
         of: variant whose checkpoint is evaluated, where only the evaluation differs; one of
-            another table too, as long as that trains it with the same base and overrides.
+            another table too, once that has trained it with the same base and overrides.
         evaluate: options of evaluate.py.
     """
 
@@ -86,28 +90,107 @@ class Table:
 
 
 def step(script: str, *arguments: object) -> None:
-    """Run one script of this folder."""
-    subprocess.run([sys.executable, HERE / script, *map(str, arguments)], check=True)
+    """
+    Run one script of this folder.
+
+    A signal to stop is passed on once, and the script's end awaited, so that it can save.
+
+    Raises:
+        KeyboardInterrupt: there was one.
+        subprocess.CalledProcessError: the script failed.
+    """
+    children, stopped = [], []
+
+    def pass_on(number: int, _: object) -> None:
+        stopped.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    handlers = {number: signal.signal(number, pass_on)
+                for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        children.append(subprocess.Popen([sys.executable, HERE / script, *map(str, arguments)],
+                                         start_new_session=True))  # a terminal interrupts only us
+        code = children[0].wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if stopped:
+        raise KeyboardInterrupt
+    if code:
+        raise subprocess.CalledProcessError(code, children[0].args)
 
 
-def run(table: Table, task: str, name: str, options: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Training:
+    """
+    What a variant's checkpoint comes from on one task.
+
+    Attributes:
+        base: configuration file.
+        overrides: of it.
+        folder: of the run.
+    """
+
+    base: Path
+    overrides: tuple[str, ...]
+    folder: Path
+
+    @classmethod
+    def of(cls, table: Table, task: str, name: str, options: argparse.Namespace) -> Training:
+        """
+        Return a variant's.
+
+        Raises:
+            ValueError: it is of a variant that neither this table nor another has trained.
+        """
+        variant = table.variants[name]
+        source = table.variants.get(variant.of, Variant()) if variant.of else variant
+        base = options.table.parent / (source.base or table.base)
+        folder = options.output / data_set_name(task) / base.stem / (variant.of or name)
+        if variant.of not in (None, *table.variants) and not (folder / 'checkpoint').exists():
+            raise ValueError(f'{options.table}: variant {name} is of {variant.of}, expected one '
+                             f'of {", ".join(table.variants)}, or {folder}/checkpoint')
+        return cls(base, (f'policy.task={task}', *table.tasks[task].set, *source.set,
+                          *options.overrides), folder)
+
+
+def run(table: Table, task: str, name: str, training: Training,
+        options: argparse.Namespace) -> None:
     """Collect, train and evaluate one variant on one task, as far as that is not done."""
     variant, short = table.variants[name], data_set_name(task)
-    data = options.datasets / f'{short}.zarr'
+    data, results = options.datasets / f'{short}.zarr', options.results / short
     cameras = table.tasks[task].cameras or table.cameras
     step('collect_demos.py', '--task', task, '--episodes', table.episodes, '--cameras', *cameras,
          *table.collect, '-o', data)
-    source = table.variants.get(variant.of, Variant()) if variant.of else variant
-    base = options.table.parent / (source.base or table.base)
-    folder = options.output / short / base.stem / (variant.of or name)
-    overrides = [word for value in (f'policy.task={task}', *table.tasks[task].set, *source.set,
-                                    *options.overrides) for word in ('--set', value)]
+    overrides = [word for value in training.overrides for word in ('--set', value)]
     threads = ('--threads', options.threads)
-    step('train.py', base, '-d', data, '-o', folder, *overrides, *threads)
-    step('evaluate.py', folder / 'checkpoint', '--episodes', table.evaluation_episodes,
-         '-o', options.results / short / f'{name}.json', *variant.evaluate, *threads)
+    step('train.py', training.base, '-d', data, '-o', training.folder, *overrides, *threads)
+    results.mkdir(parents=True, exist_ok=True)
     if variant.of is None:
-        shutil.copy(folder / 'metrics.jsonl', options.results / short / f'{name}.metrics.jsonl')
+        shutil.copy(training.folder / 'metrics.jsonl', results / f'{name}.metrics.jsonl')
+    step('evaluate.py', training.folder / 'checkpoint', '--episodes', table.evaluation_episodes,
+         '-o', results / f'{name}.json', *variant.evaluate, *threads)
+
+
+def read_result(path: Path, training: Training, episodes: int) -> dict[str, Any]:
+    """
+    Return a result.
+
+    Raises:
+        ValueError: it is of another configuration, or of another number of episodes.
+    """
+    found = json.loads(path.read_text())
+    trained = found.get('trained') or {}
+    if not (trained.get('policy') and trained.get('training')):
+        raise ValueError(f'{path}: does not say what was trained; move it away to have it anew')
+    config = from_mapping(Config, {key: trained[key] for key in ('policy', 'training')}, str(path))
+    others = differences(
+        {**to_mapping(config), 'n_episodes': found['n_episodes']},
+        {**to_mapping(read_config(training.base, training.overrides)), 'n_episodes': episodes})
+    if others:
+        raise ValueError(f'{path}: {"; ".join(others)}; move it away to have it anew')
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,13 +219,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.variants or table.variants:
             for task in options.tasks or table.tasks:
                 result = options.results / data_set_name(task) / f'{name}.json'
+                training = Training.of(table, task, name, options)
                 if not result.exists():
                     print(f'{task}, {name}:', flush=True)
-                    run(table, task, name, options)
-                found = json.loads(result.read_text())
+                    run(table, task, name, training, options)
+                found = read_result(result, training, table.evaluation_episodes)
                 print(f"{task}, {name}: {found['n_success']}/{found['n_episodes']}", flush=True)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'compare: {error}')
+    except KeyboardInterrupt:
+        sys.exit('compare: stopped; the same command goes on')
     except subprocess.CalledProcessError as error:
         sys.exit(f'compare: {Path(error.cmd[1]).name} ended with exit code {error.returncode}')
 

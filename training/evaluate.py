@@ -24,7 +24,7 @@ import sys
 import time
 from typing import Any
 
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 import torch
@@ -52,6 +52,7 @@ from diffusion_policy_ros.sim.rollout import (
     executor_config,
     image_every,
     OnTick,
+    parallel_envs,
     run_episodes,
     WindowTicks,
 )
@@ -65,6 +66,7 @@ from diffusion_policy_ros.sim.tasks import (
 )
 from diffusion_policy_ros.sim.video import Album, Frame
 from diffusion_policy_ros.statistics import wilson_interval
+from diffusion_policy_ros.typed import to_mapping
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_BLEND_S = ExecutorConfig().blend_s
@@ -117,8 +119,7 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     if workers == 1:
         envs = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
     else:
-        envs = AsyncVectorEnv([make] * workers, autoreset_mode=AutoresetMode.DISABLED,
-                              context='spawn')
+        envs = parallel_envs([make] * workers)
     loops = [ClosedLoop(config, executor_config(config, blend_s), arm) for _ in range(workers)]
     episodes: dict[int, Episode] = {}
     try:
@@ -227,7 +228,6 @@ def progress_bar(task: str, total: int) -> Iterator[Callable[[Episode], None]]:
 
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write FILE.json and FILE.csv."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix('.csv').open('w', newline='') as file:
         rows = csv.writer(file)
         rows.writerow(['task', 'seed', 'noise_seed', 'success', 'steps'])
@@ -293,22 +293,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         policy.config = replace(policy.config, noise=replace(policy.config.noise, **{
             name: value for name, value in changes.items() if value is not None}))
         tasks = expand_tasks(options.task or [policy.config.task])
-        provenance = read_checkpoint_config(options.checkpoint).provenance
+        trained = read_checkpoint_config(options.checkpoint)
+        provenance = trained.provenance
         facts = {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
                  'trained_steps': provenance.get('step'),
                  'trained_episodes': provenance.get('data', {}).get('episodes'),
+                 'trained': {'policy': to_mapping(trained.policy),
+                             **{key: provenance.get(key) for key in ('training', 'data')}},
                  'network': policy.config.network, 'versions': versions(),
                  'threads': options.threads, 'cores': os.cpu_count()}
         runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
         for task, noise_seed in runs:
             path = options.output
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)  # refused now, not after hours
             if path and len(runs) > 1:
                 path = path.with_name(f'{path.stem}_{data_set_name(task)}_{noise_seed}.json')
             measure(policy, task, noise_seed, facts, path, options)
-    except ValueError as error:
-        sys.exit(f'evaluate: {error}')
     except ConnectionError as error:
         sys.exit(f'evaluate: {error} (killed, or out of memory?)')
+    except (ValueError, OSError) as error:
+        sys.exit(f'evaluate: {error}')
+    except KeyboardInterrupt:
+        sys.exit('evaluate: interrupted; what it has not said is not written')
 
 
 def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str, Any],

@@ -8,14 +8,13 @@ from functools import partial
 
 import gymnasium
 from gymnasium.spaces import Box, Dict
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 import numpy as np
 
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.rendering import check_camera, check_renderer
-from diffusion_policy_ros.sim.rollout import closing_envs
+from diffusion_policy_ros.sim.rollout import closing_envs, parallel_envs
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, TICKS_AFTER_SUCCESS, ticks_left,
 )
@@ -108,8 +107,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
         workers: simulations in parallel, each in its own process.
     """
     expert = Expert(config.task)
-    envs = AsyncVectorEnv([partial(make_env, config)] * workers, context='spawn',
-                          autoreset_mode=AutoresetMode.DISABLED)
+    envs = parallel_envs([partial(make_env, config)] * workers)
     with closing_envs(envs):
         episodes = [Episode(first_seed + i) for i in range(workers)]
         next_seed = first_seed + workers

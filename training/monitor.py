@@ -30,16 +30,11 @@ class Validation:
     Args:
         data: of the held-out episodes.
         seed: of the choice of windows.
-
-    Raises:
-        ValueError: no episode is as long as a window.
     """
 
     def __init__(self, data: WindowData, seed: int) -> None:
         rows = np.flatnonzero(data.windows.trained)
         self.data, config = data, data.config
-        if not len(rows):
-            raise ValueError('data set: no validation episode is as long as a window')
         self.rows = np.sort(np.random.default_rng(seed).choice(
             rows, min(VALIDATION_WINDOWS, len(rows)), replace=False))
         self.drawn = draw(config, (len(self.rows),), (), torch.Generator().manual_seed(0))

@@ -37,7 +37,6 @@ BLOCK = re.compile(rf'({START.pattern})(?:(?!<!-- report:).*\n)*?(?={END.pattern
 SWEEP = re.compile(r'(steps|demos)_([1-9]\d*)')
 SWEPT = {'steps': ('denoising steps', 'num_inference_steps'),
          'demos': ('demonstrations', 'trained_episodes')}
-CURVES = {'validation_loss': 'validation loss', 'action_error_mm': 'action error (mm)'}
 METRICS = '.metrics.jsonl'
 MARKERS = 'osD^vPX'  # 7, so that with 10 colours 70 lines differ
 STYLE = {'markersize': 4, 'linewidth': 1}
@@ -71,7 +70,6 @@ class Row:
     """What is used of a line of metrics.jsonl."""
 
     step: int
-    validation_loss: float | None = None
     action_error_mm: float | None = None
 
 
@@ -127,7 +125,8 @@ def read_curves(folder: Path) -> Curves:
     for path in sorted(paths, key=lambda path: _order(str(path))):
         rows = [parse(Row, line, f'{path}: line {number}')
                 for number, line in enumerate(path.read_text(errors='replace').splitlines(), 1)]
-        latest = {row.step: row for row in rows}  # a resumed run repeats steps
+        # Most rows have no validation; a resumed run repeats steps, the later ones count.
+        latest = {row.step: row for row in rows if row.action_error_mm is not None}
         name = str(path.relative_to(folder)).removesuffix(METRICS)
         curves[name] = [latest[step] for step in sorted(latest)]
     return curves
@@ -224,17 +223,16 @@ def draw_success(results: Results) -> Figure:
 
 
 def draw_curves(curves: Curves) -> Figure:
-    """Draw what validation measured over training, a panel a measure."""
-    figure = Figure(figsize=(10, _height(curves)), layout='constrained')
-    panels = figure.subplots(1, len(CURVES))
-    for axes, (key, label) in zip(panels, CURVES.items(), strict=True):
-        for i, (name, rows) in enumerate(curves.items()):
-            found = [row for row in rows if getattr(row, key) is not None]
-            axes.plot([row.step for row in found], [getattr(row, key) for row in found],
-                      marker=MARKERS[i % len(MARKERS)], label=_words(name), **STYLE)
-        axes.set(xlabel='optimiser step', ylabel=label, yscale='log')
-        axes.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right upper')
+    """Draw the action error over training; losses of different targets can't be compared."""
+    figure = Figure(figsize=(7, _height(curves)), layout='constrained')
+    axes = figure.subplots()
+    for i, (name, rows) in enumerate(curves.items()):
+        axes.plot([row.step for row in rows], [row.action_error_mm for row in rows],
+                  marker=MARKERS[i % len(MARKERS)], label=_words(name), **STYLE)
+    axes.set(xlabel='optimiser step', ylabel='action error on held-out episodes (mm)',
+             yscale='log')
+    axes.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())
+    figure.legend(loc='outside right upper')
     return figure
 
 

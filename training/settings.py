@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 from pathlib import Path
 
 import yaml
@@ -73,6 +74,15 @@ class TrainingConfig:
         positive(**{f'training.{name}': getattr(self, name) for name in (
             'episodes', 'validation_episodes', 'segments', 'segment_windows', 'noise_draws',
             'accumulation', 'learning_rate', 'save_every', 'evaluation_episodes')})
+        for name in ('clip_norm', 'warmup_steps', 'weight_decay', 'encoder_weight_decay', 'seed',
+                     'evaluate_every', 'steps', 'epochs'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'training.{name} is {getattr(self, name)}, expected a number '
+                                 'of at least 0')
+        if not (self.ema_power > 0 and 0 <= self.ema_max < 1 and self.learning_rate < math.inf):
+            raise ValueError(f'training: ema_power is {self.ema_power}, ema_max {self.ema_max} '
+                             f'and learning_rate {self.learning_rate}, expected ema_power and '
+                             'learning_rate above 0, ema_max from 0 to less than 1')
         one_of('training.images', self.images, ('memory', 'device', 'mapped'))
         if len(self.betas) != 2:
             raise ValueError(f'training.betas is {list(self.betas)}, expected two numbers')
@@ -94,6 +104,8 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
         ValueError: in one line that names the file or override and the key.
     """
     values = load_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f'{path}: found {type(values).__name__}, expected keys and values')
     for override in overrides:
         key, sign, text = override.partition('=')
         if not sign:
@@ -104,5 +116,8 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise ValueError(f'--set {override}: {parent} has no {name}')
-        place[name] = yaml.safe_load(text)
+        try:
+            place[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f'--set {override}: {" ".join(str(error).split())}') from None
     return from_mapping(Config, values, str(path))

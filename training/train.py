@@ -34,6 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from settings import Config, read_config, TrainingConfig
 import torch
 from torch import nn
+from whole_output import alone_in
 
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
 from diffusion_policy_ros.data.step_batches import Batch, StepBatches
@@ -41,7 +42,7 @@ from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.typed import describe, to_mapping
+from diffusion_policy_ros.typed import describe, differences, from_mapping, to_mapping
 
 LOG_EVERY = 25
 FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
@@ -213,13 +214,10 @@ class Trainer:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(f'{path}: cannot be read ({reason}), expected what a run has saved; '
                              'without the file it begins anew') from None
-        found, expected = json.loads(state['config']), to_mapping(self.config)
-        if found != expected:
-            keys = [f'{part}.{key} was {found[part].get(key)!r}, is {value!r}'
-                    for part in expected for key, value in expected[part].items()
-                    if found[part].get(key) != value]
-            raise ValueError(f'{path}: was saved with another configuration ({"; ".join(keys)}), '
-                             'expected the same or another folder')
+        saved = from_mapping(Config, json.loads(state['config']), str(path))
+        if others := differences(to_mapping(saved), to_mapping(self.config)):
+            raise ValueError(f'{path}: was saved with another configuration '
+                             f'({"; ".join(others)}); another folder begins anew')
         if state['data'] != data:
             raise ValueError(f"{path}: was saved on data of sha256 {state['data'][:16]}, these "
                              f'are {data[:16]}, expected the same or another folder')
@@ -245,7 +243,7 @@ def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[
                            'episodes': training.episodes,
                            'validation_episodes': training.validation_episodes,
                            'frames': int(train.episode_ends[-1]),
-                           'versions': used.attributes['versions']}}
+                           'versions': used.attributes.get('versions', {})}}
     return WindowData(train, config.policy), WindowData(held_out, config.policy), provenance
 
 
@@ -279,13 +277,13 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
                    'threads': torch.get_num_threads(),
                    'versions': {'python': platform.python_version(), **{
                        name: version(name) for name in ('torch', 'torchvision', 'accelerate')}}}
-    monitor = None
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        monitor = Monitor(folder, trainer.step, Validation(held_out, config.training.seed))
-    run(trainer, monitor, stopping, lambda: trainer.save(folder, provenance))
-    if monitor is not None:
-        monitor.close()
+    if not accelerator.is_main_process:
+        run(trainer, None, stopping, lambda: None)
+    else:
+        with alone_in(folder):
+            monitor = Monitor(folder, trainer.step, Validation(held_out, config.training.seed))
+            run(trainer, monitor, stopping, lambda: trainer.save(folder, provenance))
+            monitor.close()
     return trainer.step >= trainer.steps
 
 

@@ -116,6 +116,8 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
         raise ValueError(f'{path}: no zarr group ({error})') from None
     if 'data' not in root or 'meta' not in root:
         raise ValueError(f'{path}: found no data/ and meta/, expected a replay buffer')
+    if 'episode_ends' not in root['meta']:
+        raise ValueError(f'{path}: meta/episode_ends is missing')
     ends = np.asarray(root['meta']['episode_ends'], dtype=np.int64)
     if len(ends) == 0 or np.any(np.diff(ends, prepend=0) < 2):
         raise ValueError(f'{path}: an episode is empty or has one step, expected two at least')

@@ -101,7 +101,8 @@ class ReplayWriter:
         self._ends.append(end)
 
     def _create(self, attributes: Mapping[str, Any]) -> None:
-        self._group = zarr.open_group(self._path, mode='w', zarr_format=2)
+        new = self._path.with_name(f'.{self._path.name}.new')  # a kill leaves no half of it
+        self._group = zarr.open_group(new, mode='w', zarr_format=2)
         for name in self._names:
             if name in STAMPED:
                 self._add(f'data/{name}', (), np.dtype(STAMPED[name]).str)
@@ -113,6 +114,8 @@ class ReplayWriter:
         self._add('meta/episode_ends', (), 'i8')
         self._add('meta/episode_seeds', (), 'i8')
         self._group.attrs.update({**attributes, 'jpeg_quality': pictures.QUALITY})
+        new.replace(self._path)
+        self._group = zarr.open_group(self._path, mode='r+', zarr_format=2)
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: str, chunk: int = ROWS_PER_CHUNK,
              compressed: bool = True) -> None:

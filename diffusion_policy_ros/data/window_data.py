@@ -25,8 +25,8 @@ class WindowData:
         now: (N, 7) the hand's pose at each window's own time.
 
     Raises:
-        ValueError: the data are of another image size, source size, renderer or step than the
-            policy's; all differences in one line.
+        ValueError: the data are of another task, image size, source size, renderer or step than
+            the policy's, all differences in one line; or no episode is as long as a window.
     """
 
     def __init__(self, buffer: ReplayBuffer, config: PolicyConfig) -> None:
@@ -34,6 +34,9 @@ class WindowData:
         self.buffer, self.config = buffer, config
         self.windows = make_windows(buffer, config.n_obs_steps, config.horizon,
                                     config.n_action_steps, config.dt_ns)
+        if not self.windows.trained.any():
+            raise ValueError('data set: every episode is shorter than a window of horizon '
+                             f'{config.horizon} at dt_s {config.dt_s}')
         self.state = (encode_state(buffer.arrays, config)[self.windows.observed]
                       .astype(np.float32) if config.observation.state else None)
         targets = np.concatenate([buffer.arrays['target_position'],
@@ -79,6 +82,12 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     if config.action.parts != ('ee_position', 'gripper'):
         differences.append(f'action.parts is {list(config.action.parts)}, the data have '
                            "['ee_position', 'gripper']")
+    needed = (*(('source_size',) if config.observation.cameras else ()),
+              *(() if 'stamp_ns' in buffer.arrays else ('step_ns',)))
+    missing = [name for name in needed if name not in found and f'{name}s' not in found]
+    if missing:
+        raise ValueError(f'data set: attributes lack {" and ".join(missing)}, found '
+                         f'{", ".join(sorted(found)) or "none"}')
     for camera in config.observation.cameras:
         for name, have, want in (
                 ('images', buffer.arrays[camera.name].shape[1:3], (camera.height, camera.width)),
@@ -87,8 +96,11 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
             if tuple(have) != want:
                 differences.append(f'{name} of {camera.name} are {have[0]}x{have[1]}, '
                                    f'expected {want[0]}x{want[1]}')
-    if found['renderer'] != config.renderer:
-        differences.append(f"renderer is {found['renderer']!r}, expected {config.renderer!r}")
+    if found.get('renderer', '') != config.renderer:
+        differences.append(f"renderer is {found.get('renderer', '')!r}, expected "
+                           f'{config.renderer!r}')
+    if found.get('task') and config.task and found['task'] != config.task:
+        differences.append(f"task is {found['task']!r}, expected policy.task {config.task!r}")
     if differences:
         raise ValueError('data set: ' + '; '.join(differences))
 

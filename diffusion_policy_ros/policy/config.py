@@ -154,8 +154,10 @@ class UnetConfig:
     diffusion_step_embed_dim: int = 128
 
     def __post_init__(self) -> None:
-        positive(kernel_size=self.kernel_size, n_groups=self.n_groups,
-                 diffusion_step_embed_dim=self.diffusion_step_embed_dim)
+        positive(kernel_size=self.kernel_size, n_groups=self.n_groups)
+        if self.diffusion_step_embed_dim < 4 or self.diffusion_step_embed_dim % 2:
+            raise ValueError(f'unet.diffusion_step_embed_dim is {self.diffusion_step_embed_dim}, '
+                             'expected an even number from 4 on')
         if not self.down_dims or self.kernel_size % 2 == 0:
             raise ValueError(f'unet: down_dims is {list(self.down_dims)} and kernel_size '
                              f'{self.kernel_size}, expected at least one width and an odd kernel')
@@ -195,7 +197,7 @@ class TransformerConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'transformer.{name} is {getattr(self, name)}, expected at '
                                  'least 0 and less than 1')
-        if self.embed_dim % (2 * self.n_heads):
+        if self.embed_dim % (2 * self.n_heads) or self.embed_dim < 4:
             raise ValueError(f'transformer.embed_dim is {self.embed_dim}, expected a multiple of '
                              f'twice n_heads {self.n_heads}')
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+import os
+import signal
 
 import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 import numpy as np
 
 from diffusion_policy_ros.control.arm import ArmConfig
@@ -174,6 +178,22 @@ class ClosedLoop:
     def limits_acted(self) -> dict[str, int]:
         """How often each limit changed a command since the start."""
         return dict(self._executor.limits_acted)
+
+
+def parallel_envs(makes: Sequence[Callable[[], gymnasium.Env]]) -> AsyncVectorEnv:
+    """
+    Return environments without autoreset, each in a process of its own.
+
+    An interruption is left to this process: theirs, which a terminal interrupts too, go on.
+    """
+    return AsyncVectorEnv([partial(_undisturbed, make, os.getpid()) for make in makes],
+                          context='spawn', autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _undisturbed(make: Callable[[], gymnasium.Env], parent: int) -> gymnasium.Env:
+    if os.getpid() != parent:  # gymnasium makes the first one there, too, to look at its spaces
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make()
 
 
 @contextmanager
