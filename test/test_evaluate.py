@@ -46,6 +46,7 @@ def test_evaluation_refuses_a_demonstrations_seed():
     (['absent'], ('absent', 'no such folder')),
     ([str(CHECKPOINT), '--task', 'drawer-opn-v3'], ("'drawer-opn-v3'", 'drawer-open-v3')),
     ([str(CHECKPOINT), '--seed', '999999', '--episodes', '2'], ('1000000',)),
+    ([str(CHECKPOINT), '--device', 'gpu'], ("device 'gpu'",)),
     ([str(CHECKPOINT), '-o', '/proc/absent/result.json'], ('/proc/absent',)),
 ])
 def test_main_ends_with_one_line(arguments, words):

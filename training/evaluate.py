@@ -269,6 +269,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="the checkpoint's own where left out")
     parser.add_argument('--workers', type=int, default=2, help='parallel environments')
     parser.add_argument('--threads', type=int, default=1, help='PyTorch threads')
+    parser.add_argument('--device', default='cpu', help="PyTorch's device of the policy")
     parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
                         help='time over which a chunk replaces the one before it')
     parser.add_argument('--video', type=int, default=0, metavar='N',
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = arguments_of(arguments)
         torch.set_num_threads(options.threads)
-        policy = load_checkpoint(options.checkpoint)
+        policy = load_checkpoint(options.checkpoint, options.device)
         changes = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps,
                    'timestep_spacing': options.timestep_spacing}
         policy.config = replace(policy.config, noise=replace(policy.config.noise, **{
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                  'trained': {'policy': to_mapping(trained.policy),
                              **{key: provenance.get(key) for key in ('training', 'data')}},
                  'network': policy.config.network, 'versions': versions(),
-                 'threads': options.threads, 'cores': os.cpu_count()}
+                 'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
         runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
         for task, noise_seed in runs:
             path = options.output

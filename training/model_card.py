@@ -22,6 +22,7 @@ from diffusion_policy_ros.policy.checkpoint_config import (
     read_checkpoint_config,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.typed import differences
 
 
 def interval(result: dict[str, Any]) -> str:
@@ -115,6 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = json.loads(options.evaluation.read_text())
         if result['checkpoint_sha256'] != checkpoint_hash(source):
             raise ValueError(f'{options.evaluation}: evaluates another checkpoint than {source}')
+        noise = config.policy.noise
+        expected = {'task': config.policy.task, 'sampler': noise.sampler,
+                    'num_inference_steps': noise.num_inference_steps}
+        if others := differences(result, expected):
+            raise ValueError(f'{options.evaluation}: {"; ".join(others)}, as the checkpoint says')
         variants = {}
         if options.variants:
             variants = {path.stem: json.loads(path.read_text())

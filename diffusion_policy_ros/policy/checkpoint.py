@@ -67,7 +67,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = 'cpu') -> D
 
     Raises:
         ValueError: in one line that names the file and the tensor or key: one is missing,
-            unexpected, of another shape or not finite, or the format is newer.
+            unexpected, of another shape or not finite, or the format is newer; or the device,
+            which is not there.
     """
     config = read_config(folder)
     path = Path(folder) / WEIGHTS_NAME
@@ -83,7 +84,11 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = 'cpu') -> D
     policy = DiffusionPolicy(config, Normalizer(dims))
     _check_tensors(path, tensors, policy.state_dict())
     policy.load_state_dict(tensors)
-    return policy.to(device).eval().requires_grad_(False)
+    try:
+        policy = policy.to(device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or one that torch lacks
+        raise ValueError(f'device {str(device)!r}: {str(error).splitlines()[0]}') from None
+    return policy.eval().requires_grad_(False)
 
 
 def _check_tensors(path: Path, found: Mapping[str, torch.Tensor],

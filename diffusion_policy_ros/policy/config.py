@@ -178,7 +178,8 @@ class TransformerConfig:
         embed_dim: width of a token.
         p_drop_embed: dropout of the tokens.
         p_drop_attn: dropout of attention weights and of each sublayer's output.
-        causal: a step of the chunk sees no later one.
+        causal: a step of the chunk sees no later one, nor, by cross_attention, an observation
+            of later than its own time.
         conditioning: `cross_attention` to the observation, the paper's, or `adaln_zero`.
     """
 

@@ -197,11 +197,12 @@ class DiffusionTransformer(nn.Module):
             condition: from `embed_condition`, (B, ...).
         """
         x = self.drop(self.input(sample) + self.position)               # (B, Tp, E)
-        mask = self.mask if self.config.causal else None
+        mask, memory_mask = ((self.mask, self.memory_mask) if self.config.causal
+                             else (None, None))
         if self.crossing:
             memory = torch.cat([step.expand(len(condition), -1, -1, -1), condition], dim=1)
             for block, key_value in zip(self.blocks, memory.unbind(2), strict=True):
-                x = block(x, mask, key_value, self.memory_mask)
+                x = block(x, mask, key_value, memory_mask)
             return self.out(self.norm(x))
         *modulations, last = (step + condition).split(
             [6 * self.config.embed_dim] * len(self.blocks) + [2 * self.config.embed_dim], dim=1)
