@@ -49,8 +49,16 @@ def three(tmp_path_factory):
     return _collect(tmp_path_factory.mktemp('demos') / 'three.zarr', 3)
 
 
-def test_it_records_what_the_expert_saw_and_answered(three):
-    arrays, attributes = three
+@pytest.fixture(scope='module')
+def disturbed(tmp_path_factory):
+    return _collect(tmp_path_factory.mktemp('demos') / 'disturbed.zarr', 2, 2, disturbance=0.03)
+
+
+@pytest.mark.parametrize('data, disturbance', [('three', 0.0), ('disturbed', 0.03)])
+def test_it_records_what_the_expert_saw_and_answered(data, disturbance, request):
+    arrays, attributes = request.getfixturevalue(data)
+    pushes = collect_demos.CollectConfig('reach-v3', disturbance=disturbance).pushes(SEED)
+    assert pushes.any() == bool(disturbance) and attributes['disturbance'] == disturbance
     pictures = np.split(arrays['data/arm'], arrays['meta/arm_ends'][:-1])
     arm, expert = MetaWorldArm('reach-v3', ('arm',), 48, 48), Expert('reach-v3')
     observation, info = arm.reset(seed=SEED)
@@ -64,11 +72,24 @@ def test_it_records_what_the_expert_saw_and_answered(three):
         np.testing.assert_array_equal(arrays['data/target_position'][t], position)
         assert arrays['data/target_gripper'][t] == effort
         after_success += info['success'] or after_success > 0
-        observation, _, _, _, info = arm.step([*position, effort])
+        observation, _, _, _, info = arm.step([*(position + pushes[t]), effort])
     assert after_success == 10
     assert attributes['step_ns'] == 12_500_000 and attributes['renderer'] == 'plain'
     assert attributes['cameras'] == ['arm'] and attributes['source_size'] == 48
     arm.close()
+
+
+def test_pushes_move_the_hand_as_far_as_is_asked_and_differ_by_seed():
+    config = collect_demos.CollectConfig('reach-v3', disturbance=0.03)
+    moved = []
+    for seed in range(SEED, SEED + 50):
+        pushes = config.pushes(seed)
+        pushed = pushes.any(axis=1)
+        starts = np.flatnonzero(np.diff(pushed, prepend=False) & pushed)
+        assert starts[0] >= 10 and np.diff(starts).min() >= 20
+        moved += [pushes[start:start + 10].sum(axis=0) for start in starts if start < 490]
+    assert np.std(moved) == pytest.approx(0.03, rel=0.1)
+    assert len(np.unique(np.array(moved)[:, 0])) == len(moved)
 
 
 def test_the_layout_is_the_writers(three):
@@ -114,7 +135,7 @@ def test_failures_are_counted_and_left_out(tmp_path):
 
 
 def test_episodes_come_in_the_order_of_their_seeds():
-    ended = [collect_demos.Episode(seed) for seed in (7, 5, 8, 6)]
+    ended = [collect_demos.Episode(seed, np.zeros((1, 3))) for seed in (7, 5, 8, 6)]
     assert [episode.seed for episode in collect_demos.in_order(iter(ended), 5)] == [5, 6, 7, 8]
 
 

@@ -121,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help='first seed that is tried')
     parser.add_argument('--ticks-after-success', type=int, default=TICKS_AFTER_SUCCESS,
                         help='ticks that an episode goes on after its first success')
+    parser.add_argument('--disturbance', type=float, default=0.0, metavar='METRES',
+                        help='that pushes move the hand along each axis (standard deviation), '
+                        'so that the data show how to come back; 0 for none')
     parser.add_argument('--workers', type=int, default=2, help='simulations in parallel')
     parser.add_argument('--ray', nargs='?', const='auto', metavar='ADDRESS', default=None,
                         help="run the simulations on a Ray cluster, this machine's by default")
@@ -137,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f'episodes is {args.episodes} and workers {args.workers}, expected '
                              'at least 1')
         configs = [CollectConfig(task, tuple(args.cameras), args.source_size, args.size,
-                                 args.renderer, args.seed_start, args.ticks_after_success)
+                                 args.renderer, args.seed_start, args.ticks_after_success,
+                                 args.disturbance)
                    for task in tasks]
         play = partial(run_episodes, workers=args.workers)
         if args.ray is not None:

@@ -16,10 +16,13 @@ from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.rendering import check_camera, check_renderer
 from diffusion_policy_ros.sim.rollout import closing_envs, parallel_envs
 from diffusion_policy_ros.sim.tasks import (
-    check_collection_seed, check_task, FIRST_COLLECTION_SEED, TICKS_AFTER_SUCCESS, ticks_left,
+    check_collection_seed, check_task, FIRST_COLLECTION_SEED, MAX_STEPS, TICKS_AFTER_SUCCESS,
+    ticks_left,
 )
 
 Steps = dict[str, list[np.ndarray]]
+PUSH_TICKS = 10
+PAUSE_TICKS = (10, 50)  # from the end of a push to the next one, drawn evenly
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class CollectConfig:
         renderer: name of the picture settings.
         seed_start: first seed that is tried.
         ticks_after_success: ticks that an episode goes on after the first success.
+        disturbance: metres that a push moves the hand, the standard deviation along each axis; 0
+            for no pushes. The expert's targets are kept as they answer what a push has done, so
+            that the data show how to come back (Laskey et al. 2017, arXiv 1703.09327).
     """
 
     task: str
@@ -44,6 +50,7 @@ class CollectConfig:
     renderer: str = 'plain'
     seed_start: int = FIRST_COLLECTION_SEED
     ticks_after_success: int = TICKS_AFTER_SUCCESS
+    disturbance: float = 0.0
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -55,6 +62,17 @@ class CollectConfig:
             raise ValueError(f'size is {self.size}, source_size {self.source_size} and '
                              f'ticks_after_success {self.ticks_after_success}, expected '
                              '0 < size <= source_size and no negative ticks')
+        if not 0 <= self.disturbance < 1:
+            raise ValueError(f'disturbance is {self.disturbance} m, expected 0 to less than 1')
+
+    def pushes(self, seed: int) -> np.ndarray:
+        """Return (MAX_STEPS, 3), metres by which each tick of an episode misses its target."""
+        rng, offsets, tick = np.random.default_rng(seed), np.zeros((MAX_STEPS, 3)), 0
+        while self.disturbance and tick < MAX_STEPS:
+            tick += rng.integers(*PAUSE_TICKS)
+            offsets[tick:tick + PUSH_TICKS] = rng.normal(0, self.disturbance / PUSH_TICKS, 3)
+            tick += PUSH_TICKS
+        return offsets
 
 
 class ScaledCameras(gymnasium.ObservationWrapper):
@@ -85,12 +103,18 @@ class Episode:
     """One seed's steps, and the ticks left once it has succeeded; None before."""
 
     seed: int
+    pushes: np.ndarray
     steps: Steps = field(default_factory=dict)
     ticks_left: int | None = None
 
-    def append(self, **values: np.ndarray) -> None:
-        for name, value in values.items():
+    def answer(self, observation: dict[str, np.ndarray], position: np.ndarray,
+               effort: float) -> np.ndarray:
+        """Keep an observation with the target that answers it; return the action (4,) to take."""
+        push = self.pushes[len(self.steps.get('target_position', ()))]
+        for name, value in (*observation.items(), ('target_position', position),
+                            ('target_gripper', np.array([effort]))):
             self.steps.setdefault(name, []).append(value)
+        return np.array([*(position + push), effort])
 
 
 def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int], None],
@@ -109,17 +133,16 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
     expert = Expert(config.task)
     envs = parallel_envs([partial(make_env, config)] * workers)
     with closing_envs(envs):
-        episodes = [Episode(first_seed + i) for i in range(workers)]
+        episodes = [Episode(seed, config.pushes(seed))
+                    for seed in range(first_seed, first_seed + workers)]
         next_seed = first_seed + workers
         observations, infos = envs.reset(seed=[episode.seed for episode in episodes])
         states = infos['sim_state'].copy()
         while True:
             actions = np.empty((workers, 4))
             for i, episode in enumerate(episodes):
-                position, effort = expert.target(states[i])
-                actions[i] = *position, effort
-                episode.append(target_position=position, target_gripper=np.array([effort]),
-                               **{name: values[i] for name, values in observations.items()})
+                seen = {name: values[i] for name, values in observations.items()}
+                actions[i] = episode.answer(seen, *expert.target(states[i]))
             observations, _, _, truncated, infos = envs.step(actions)
             on_tick(workers)
             states = infos['sim_state'].copy()
@@ -128,7 +151,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
             if over.any():
                 for i in np.flatnonzero(over):
                     yield episodes[i]
-                    episodes[i] = Episode(next_seed)
+                    episodes[i] = Episode(next_seed, config.pushes(next_seed))
                     next_seed += 1
                 observations, infos = envs.reset(seed=[episode.seed for episode in episodes],
                                                  options={'reset_mask': over})

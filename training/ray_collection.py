@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 
 from expert_episodes import CollectConfig, Episode, is_over, make_env
-import numpy as np
 
 from diffusion_policy_ros.sim.experts import Expert
 
@@ -27,13 +26,11 @@ class Player:
 
     def play(self, seed: int) -> Episode:
         """Play one episode."""
-        episode = Episode(seed)
+        episode = Episode(seed, self._config.pushes(seed))
         observation, info = self._env.reset(seed=seed)
         while True:
-            position, effort = self._expert.target(info['sim_state'])
-            episode.append(target_position=position, target_gripper=np.array([effort]),
-                           **observation)
-            observation, _, _, truncated, info = self._env.step(np.array([*position, effort]))
+            action = episode.answer(observation, *self._expert.target(info['sim_state']))
+            observation, _, _, truncated, info = self._env.step(action)
             if is_over(episode, info['success'], truncated, self._config.ticks_after_success):
                 return episode
 

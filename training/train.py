@@ -238,8 +238,8 @@ def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[
                               mapped=training.images == 'mapped')
     train, held_out = used.split(training.episodes)
     provenance = {'data': {'name': path.name, 'sha256': used.digest(),
-                           **{key: used.attributes[key] for key in ('task', 'seed_start')
-                              if key in used.attributes},
+                           **{key: used.attributes[key] for key in
+                              ('task', 'seed_start', 'disturbance') if key in used.attributes},
                            'episodes': training.episodes,
                            'validation_episodes': training.validation_episodes,
                            'frames': int(train.episode_ends[-1]),
