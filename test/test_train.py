@@ -104,6 +104,8 @@ def test_refuses_to_go_on_with_another_configuration(dataset, tmp_path):
     with pytest.raises(ValueError, match='saved with another configuration'):
         run(small('training.steps=4'), dataset, tmp_path / 'run')
     assert (tmp_path / 'run/state.pt').read_bytes() == before
+    assert run(small('training.steps=3', 'training.save_every=1', 'training.images=device'),
+               dataset, tmp_path / 'run')
 
 
 def test_refuses_to_go_on_with_other_data(dataset, tmp_path):

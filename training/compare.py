@@ -20,10 +20,10 @@ import subprocess
 import sys
 from typing import Any
 
-from settings import Config, read_config
+from settings import Config, read_config, unlike
 
 from diffusion_policy_ros.sim.tasks import check_task, data_set_name
-from diffusion_policy_ros.typed import differences, from_mapping, load_yaml, to_mapping
+from diffusion_policy_ros.typed import from_mapping, load_yaml
 
 HERE = Path(__file__).resolve().parent
 
@@ -185,9 +185,9 @@ def read_result(path: Path, training: Training, episodes: int) -> dict[str, Any]
     if not (trained.get('policy') and trained.get('training')):
         raise ValueError(f'{path}: does not say what was trained; move it away to have it anew')
     config = from_mapping(Config, {key: trained[key] for key in ('policy', 'training')}, str(path))
-    others = differences(
-        {**to_mapping(config), 'n_episodes': found['n_episodes']},
-        {**to_mapping(read_config(training.base, training.overrides)), 'n_episodes': episodes})
+    others = unlike(config, read_config(training.base, training.overrides))
+    if found['n_episodes'] != episodes:
+        others.append(f"n_episodes is {found['n_episodes']}, expected {episodes}")
     if others:
         raise ValueError(f'{path}: {"; ".join(others)}; move it away to have it anew')
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from diffusion_policy_ros.policy.config import one_of, PolicyConfig, positive
-from diffusion_policy_ros.typed import from_mapping, load_yaml
+from diffusion_policy_ros.typed import differences, from_mapping, load_yaml, to_mapping
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,15 @@ class Config:
 
     policy: PolicyConfig
     training: TrainingConfig
+
+
+def unlike(found: Config, expected: Config) -> list[str]:
+    """Return `key is 1, expected 2` of all values that make two trainings learn different things."""
+    values = [to_mapping(config) for config in (found, expected)]
+    for value in values:
+        for key in ('images', 'save_every', 'evaluate_every', 'evaluation_episodes'):
+            del value['training'][key]
+    return differences(*values)
 
 
 def read_config(path: Path, overrides: Sequence[str]) -> Config:

@@ -31,7 +31,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from monitor import Monitor, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from settings import Config, read_config, TrainingConfig
+from settings import Config, read_config, TrainingConfig, unlike
 import torch
 from torch import nn
 from whole_output import alone_in
@@ -42,7 +42,7 @@ from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.typed import describe, differences, from_mapping, to_mapping
+from diffusion_policy_ros.typed import describe, from_mapping, to_mapping
 
 LOG_EVERY = 25
 FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
@@ -215,7 +215,7 @@ class Trainer:
             raise ValueError(f'{path}: cannot be read ({reason}), expected what a run has saved; '
                              'without the file it begins anew') from None
         saved = from_mapping(Config, json.loads(state['config']), str(path))
-        if others := differences(to_mapping(saved), to_mapping(self.config)):
+        if others := unlike(saved, self.config):
             raise ValueError(f'{path}: was saved with another configuration '
                              f'({"; ".join(others)}); another folder begins anew')
         if state['data'] != data:
