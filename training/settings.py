@@ -97,7 +97,7 @@ class Config:
 
 
 def unlike(found: Config, expected: Config) -> list[str]:
-    """Return `key is 1, expected 2` of all values that make two trainings learn different things."""
+    """Return `key is 1, expected 2` of all values by which two trainings learn differently."""
     values = [to_mapping(config) for config in (found, expected)]
     for value in values:
         for key in ('images', 'save_every', 'evaluate_every', 'evaluation_episodes'):
