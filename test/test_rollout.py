@@ -125,6 +125,7 @@ def test_environments_are_closed_where_one_died_while_the_other_answered():
 
 
 def test_an_interrupted_terminal_does_not_end_environments():
+    handler = signal.getsignal(signal.SIGINT)
     envs = parallel_envs([partial(MetaWorldArm, 'reach-v3', max_steps=None)] * 2)
     with closing_envs(envs):
         envs.reset(seed=[0, 1])
@@ -132,4 +133,4 @@ def test_an_interrupted_terminal_does_not_end_environments():
             os.kill(process.pid, signal.SIGINT)
         observations, *_ = envs.step(np.tile([0.0, 0.6, 0.2, 0.0], (2, 1)))
         assert observations[EE_POSE].shape == (2, 7)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler

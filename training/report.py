@@ -224,7 +224,7 @@ def draw_success(results: Results) -> Figure:
 
 def draw_curves(curves: Curves) -> Figure:
     """Draw the action error over training; losses of different targets can't be compared."""
-    figure = Figure(figsize=(7, _height(curves)), layout='constrained')
+    figure = Figure(figsize=(10, _height(curves)), layout='constrained')
     axes = figure.subplots()
     for i, (name, rows) in enumerate(curves.items()):
         axes.plot([row.step for row in rows], [row.action_error_mm for row in rows],
