@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from diffusion_policy_ros.policy.diffusion import add_noise, squaredcos_cap_v2
-from diffusion_policy_ros.policy.samplers import (
-    ddim, ddpm, leading_levels, trailing_levels,
-)
+from diffusion_policy_ros.policy.levels import leading_levels, LEVELS, trailing_levels
+from diffusion_policy_ros.policy.samplers import ddim, ddpm
 
 K = 100
 ALPHA_BARS = squaredcos_cap_v2(K)
@@ -31,9 +30,6 @@ def network(x, level):
     return gaussian(0.8, 0.6)(x, level) + 0.3 * ALPHA_BARS[level].item() ** 0.5 * curved
 
 
-SPACINGS = {'leading': leading_levels, 'trailing': trailing_levels}
-
-
 # By trailing steps that don't divide K, diffusers goes to other levels than those it lists.
 SPACED_STEPS = [('leading', 1), ('leading', 8), ('leading', 16), ('leading', 100),
                 ('trailing', 1), ('trailing', 10), ('trailing', 100)]
@@ -46,7 +42,7 @@ def test_ddpm_is_diffusers(steps, clip_sample, spacing, monkeypatch):
     scheduler = DDPMScheduler(**SETTINGS, variance_type='fixed_small', clip_sample=clip_sample,
                               timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    levels = SPACINGS[spacing](K, steps)
+    levels = LEVELS[spacing](K, steps)
     assert levels == scheduler.timesteps.tolist()
     draws = iter([*noise[1:], torch.zeros(())])
     monkeypatch.setattr('diffusers.schedulers.scheduling_ddpm.randn_tensor',
@@ -66,7 +62,7 @@ def test_ddim_is_diffusers(steps, clip_sample, spacing):
     scheduler = DDIMScheduler(**SETTINGS, clip_sample=clip_sample, set_alpha_to_one=True,
                               timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    levels = SPACINGS[spacing](K, steps)
+    levels = LEVELS[spacing](K, steps)
     assert levels == scheduler.timesteps.tolist()
     x = noise[0]
     for level in scheduler.timesteps:

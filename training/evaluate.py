@@ -41,9 +41,9 @@ from diffusion_policy_ros.policy.checkpoint_config import (
 from diffusion_policy_ros.policy.diffusion_policy import (
     DiffusionPolicy,
     episode_noise,
-    LEVELS,
     SAMPLERS,
 )
+from diffusion_policy_ros.policy.levels import LEVELS
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
     ClosedLoop,
@@ -303,11 +303,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                              **{key: provenance.get(key) for key in ('training', 'data')}},
                  'network': policy.config.network, 'versions': versions(),
                  'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
+        if options.output:  # refused now, not after hours
+            options.output.parent.mkdir(parents=True, exist_ok=True)
         runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
         for task, noise_seed in runs:
             path = options.output
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)  # refused now, not after hours
             if path and len(runs) > 1:
                 path = path.with_name(f'{path.stem}_{data_set_name(task)}_{noise_seed}.json')
             measure(policy, task, noise_seed, facts, path, options)

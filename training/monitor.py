@@ -136,14 +136,13 @@ class Monitor:
         self._board = SummaryWriter(folder / 'tensorboard', purge_step=step)
 
     def write(self, step: int, values: dict[str, Any], policy: DiffusionPolicy | None) -> None:
-        """Write one row, where there are values; with a policy its validation too."""
+        """Write one row; with a policy its validation too."""
         pictures = {}
         if policy is not None:
             measures, positions = self._validation.measure(policy)
             values, pictures = {**values, **measures}, self._validation.draw_chunks(positions)
-        if values:
-            with self._path.open('a') as file:
-                file.write(json.dumps({'step': step, **values}) + '\n')
+        with self._path.open('a') as file:
+            file.write(json.dumps({'step': step, **values}) + '\n')
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         for name, picture in pictures.items():

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 from pathlib import Path
+import textwrap
 
 import yaml
 
 from diffusion_policy_ros.policy.config import one_of, PolicyConfig, positive
-from diffusion_policy_ros.typed import differences, from_mapping, load_yaml, to_mapping
+from diffusion_policy_ros.typed import (
+    describe, differences, from_mapping, load_yaml, to_mapping,
+)
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,12 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
         except yaml.YAMLError as error:
             raise ValueError(f'--set {override}: {" ".join(str(error).split())}') from None
     return from_mapping(Config, values, str(path))
+
+
+def describe_values() -> str:
+    """Return the table of a configuration's values."""
+    lines = ['values of CONFIG, each of which --set can override:']
+    for name, kind, default, note in describe(Config):
+        lines += [f'  {name}  ({kind}{", default " + default if default else ""})',
+                  *textwrap.wrap(note, 94, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]
+    return '\n'.join(lines)

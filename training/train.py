@@ -23,7 +23,6 @@ import pickle
 import platform
 import signal
 import sys
-import textwrap
 import time
 from typing import Any
 
@@ -31,7 +30,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from monitor import Monitor, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from settings import Config, read_config, TrainingConfig, unlike
+from settings import Config, describe_values, read_config, TrainingConfig, unlike
 import torch
 from torch import nn
 from whole_output import alone_in
@@ -42,7 +41,7 @@ from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.typed import describe, from_mapping, to_mapping
+from diffusion_policy_ros.typed import from_mapping, to_mapping
 
 LOG_EVERY = 25
 FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
@@ -333,8 +332,8 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
                 monitor.write(trainer.step, row, trainer.average if saving or evaluating else None)
                 if saving or stop or evaluating:
                     save()
-                if evaluating and not stop:
-                    monitor.write(trainer.step, _evaluate(trainer), None)
+                if evaluating and not stop and (measured := _evaluate(trainer)):
+                    monitor.write(trainer.step, measured, None)
             accelerator.wait_for_everyone()
 
 
@@ -361,7 +360,7 @@ def _evaluate(trainer: Trainer) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train from the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__.strip().split('\n\n')[0], epilog=_values(),
+        description=__doc__.strip().split('\n\n')[0], epilog=describe_values(),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=Path, help='file of config/training/')
     parser.add_argument('-d', '--dataset', type=Path, required=True, help='zarr replay buffer')
@@ -390,15 +389,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f'wrote {options.output}/checkpoint')
     if not done:
         sys.exit('train: stopped and saved; the same command goes on')
-
-
-def _values() -> str:
-    """Return the table of a configuration's values."""
-    lines = ['values of CONFIG, each of which --set can override:']
-    for name, kind, default, note in describe(Config):
-        lines += [f'  {name}  ({kind}{", default " + default if default else ""})',
-                  *textwrap.wrap(note, 94, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]
-    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

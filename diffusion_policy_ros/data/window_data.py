@@ -82,9 +82,11 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     if config.action.parts != ('ee_position', 'gripper'):
         differences.append(f'action.parts is {list(config.action.parts)}, the data have '
                            "['ee_position', 'gripper']")
-    needed = (*(('source_size',) if config.observation.cameras else ()),
-              *(() if 'stamp_ns' in buffer.arrays else ('step_ns',)))
-    missing = [name for name in needed if name not in found and f'{name}s' not in found]
+    missing = []
+    if config.observation.cameras and not {'source_size', 'source_sizes'} & found.keys():
+        missing.append('source_size')
+    if 'stamp_ns' not in buffer.arrays and 'step_ns' not in found:
+        missing.append('step_ns')
     if missing:
         raise ValueError(f'data set: attributes lack {" and ".join(missing)}, found '
                          f'{", ".join(sorted(found)) or "none"}')

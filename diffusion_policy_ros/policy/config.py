@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, to_ns
+from diffusion_policy_ros.policy.levels import LEVELS
 
 STATE_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
 STATE_STREAM = {'ee_position': EE_POSE, 'ee_rotation': EE_POSE, 'gripper': GRIPPER}
@@ -232,17 +233,17 @@ class NoiseConfig:
         one_of('noise.beta_schedule', self.beta_schedule, ('squaredcos_cap_v2',))
         one_of('noise.prediction_type', self.prediction_type, ('epsilon', 'sample'))
         one_of('noise.sampler', self.sampler, ('ddpm', 'ddim'))
-        one_of('noise.timestep_spacing', self.timestep_spacing, ('leading', 'trailing'))
+        one_of('noise.timestep_spacing', self.timestep_spacing, tuple(LEVELS))
         positive(num_train_timesteps=self.num_train_timesteps,
                  num_inference_steps=self.num_inference_steps)
         if self.num_inference_steps > self.num_train_timesteps:
             raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, expected '
                              f'at most num_train_timesteps {self.num_train_timesteps}')
-        stride = self.num_train_timesteps // self.num_inference_steps
-        first = stride * (self.num_inference_steps - 1) + 1
-        if self.timestep_spacing == 'leading' and first < LEAST_START * self.num_train_timesteps:
+        levels = LEVELS[self.timestep_spacing](self.num_train_timesteps, self.num_inference_steps)
+        first = levels[0] + 1
+        if first < LEAST_START * self.num_train_timesteps:
             raise ValueError(f'noise.num_inference_steps is {self.num_inference_steps}, which by '
-                             f'leading timestep_spacing begin at level {first} of '
+                             f'{self.timestep_spacing} timestep_spacing begin at level {first} of '
                              f'{self.num_train_timesteps}, too far from noise; expected another '
                              'number, or trailing timestep_spacing')
 

@@ -26,14 +26,14 @@ from diffusion_policy_ros.policy.diffusion import (
     epsilon_from_clean,
     squaredcos_cap_v2,
 )
+from diffusion_policy_ros.policy.levels import LEVELS
 from diffusion_policy_ros.policy.normalizer import Normalizer
-from diffusion_policy_ros.policy.samplers import ddim, ddpm, leading_levels, trailing_levels
+from diffusion_policy_ros.policy.samplers import ddim, ddpm
 from diffusion_policy_ros.policy.transformer import DiffusionTransformer
 from diffusion_policy_ros.policy.unet import ConditionalUnet1d
 from diffusion_policy_ros.policy.vision import ImageEncoder
 
 SAMPLERS = {'ddpm': ddpm, 'ddim': ddim}
-LEVELS = {'leading': leading_levels, 'trailing': trailing_levels}
 
 
 def episode_noise(seed: int, elapsed_ns: int, shape: Sequence[int]) -> torch.Tensor:
