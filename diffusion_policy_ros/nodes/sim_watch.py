@@ -109,8 +109,8 @@ class Watch:
 
     def _on_chunk(self, msg: MultiDOFJointTrajectory) -> None:
         chunk = readings.motion_half(msg)
-        arrival_ns = self._arrival_ns.get(chunk.stamp_ns)
-        if arrival_ns is not None:
+        arrival_ns = self._arrival_ns.pop(chunk.stamp_ns, None)
+        if arrival_ns is not None:  # not one that was sent again
             self.newest_chunk_steady_ns = time.monotonic_ns()
             self.chunks.append(chunk)
             self.chunk_ms.append(1e-6 * (self.newest_chunk_steady_ns - arrival_ns))
