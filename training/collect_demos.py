@@ -122,8 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--ticks-after-success', type=int, default=TICKS_AFTER_SUCCESS,
                         help='ticks that an episode goes on after its first success')
     parser.add_argument('--disturbance', type=float, default=0.0, metavar='METRES',
-                        help='that pushes move the hand along each axis (standard deviation), '
-                        'so that the data show how to come back; 0 for none')
+                        help='that pushes, one of them at the start, move the hand along each '
+                        'axis (standard deviation), so that the data show how to come back; 0 for '
+                        'none')
     parser.add_argument('--workers', type=int, default=2, help='simulations in parallel')
     parser.add_argument('--ray', nargs='?', const='auto', metavar='ADDRESS', default=None,
                         help="run the simulations on a Ray cluster, this machine's by default")

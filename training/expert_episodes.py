@@ -39,8 +39,10 @@ class CollectConfig:
         seed_start: first seed that is tried.
         ticks_after_success: ticks that an episode goes on after the first success.
         disturbance: metres that a push moves the hand, the standard deviation along each axis; 0
-            for no pushes. The expert's targets are kept as they answer what a push has done, so
-            that the data show how to come back (Laskey et al. 2017, arXiv 1703.09327).
+            for no pushes. The first begins with the episode, so that where the hand is does not
+            tell where the goal is while no camera sees it. The expert's targets are kept as they
+            answer what a push has done, so that the data show how to come back (Laskey et al.
+            2017, arXiv 1703.09327).
     """
 
     task: str
@@ -69,9 +71,8 @@ class CollectConfig:
         """Return (MAX_STEPS, 3), metres by which each tick of an episode misses its target."""
         rng, offsets, tick = np.random.default_rng(seed), np.zeros((MAX_STEPS, 3)), 0
         while self.disturbance and tick < MAX_STEPS:
-            tick += rng.integers(*PAUSE_TICKS)
             offsets[tick:tick + PUSH_TICKS] = rng.normal(0, self.disturbance / PUSH_TICKS, 3)
-            tick += PUSH_TICKS
+            tick += PUSH_TICKS + rng.integers(*PAUSE_TICKS)
         return offsets
 
 
