@@ -126,6 +126,10 @@ def test_a_checkpoint_of_another_table_is_evaluated_and_never_trained(table, ste
     run(table, '--variants', 'unet')
     run(sweep)
     assert len([*folder.glob('results/*/steps_4.json')]) == 2
+    shutil.rmtree(folder / 'out')
+    steps.clear()
+    run(sweep)
+    assert not steps
 
 
 def test_a_signal_to_stop_reaches_the_script_once_and_its_end_is_awaited(tmp_path):

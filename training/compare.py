@@ -138,27 +138,28 @@ class Training:
 
     @classmethod
     def of(cls, table: Table, task: str, name: str, options: argparse.Namespace) -> Training:
-        """
-        Return a variant's.
-
-        Raises:
-            ValueError: it is of a variant that neither this table nor another has trained.
-        """
+        """Return a variant's."""
         variant = table.variants[name]
         source = table.variants.get(variant.of, Variant()) if variant.of else variant
         base = options.table.parent / (source.base or table.base)
         folder = options.output / data_set_name(task) / base.stem / (variant.of or name)
-        if variant.of not in (None, *table.variants) and not (folder / 'checkpoint').exists():
-            raise ValueError(f'{options.table}: variant {name} is of {variant.of}, expected one '
-                             f'of {", ".join(table.variants)}, or {folder}/checkpoint')
         return cls(base, (f'policy.task={task}', *table.tasks[task].set, *source.set,
                           *options.overrides), folder)
 
 
 def run(table: Table, task: str, name: str, training: Training,
         options: argparse.Namespace) -> None:
-    """Collect, train and evaluate one variant on one task, as far as that is not done."""
+    """
+    Collect, train and evaluate one variant on one task, as far as that is not done.
+
+    Raises:
+        ValueError: it is of a variant that neither this table nor another has trained.
+    """
     variant, short = table.variants[name], data_set_name(task)
+    trained = training.folder / 'checkpoint'
+    if variant.of not in (None, *table.variants) and not trained.exists():
+        raise ValueError(f'{options.table}: variant {name} is of {variant.of}, expected one of '
+                         f'{", ".join(table.variants)}, or {trained}')
     data, results = options.datasets / f'{short}.zarr', options.results / short
     cameras = table.tasks[task].cameras or table.cameras
     step('collect_demos.py', '--task', task, '--episodes', table.episodes, '--cameras', *cameras,
