@@ -17,7 +17,7 @@ from diffusion_policy_ros.policy.config import (
     VisionConfig,
 )
 from diffusion_policy_ros.policy.diffusion import add_noise
-from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, draw, episode_noise
 from diffusion_policy_ros.policy.normalizer import Normalizer
 
 CAMERAS = (CameraSpec('arm', 64, 64, 40, 50), CameraSpec('wrist', 64, 64, 44, 42))
@@ -70,6 +70,18 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def drawn(batch, seed=0, n_draws=1, config=CONFIG):
+    """Return a batch with the noise, levels and crops of a step added."""
+    frames = next(iter(batch['images'].values())).shape[:-3] if batch['images'] else ()
+    return {**batch, **draw(config, batch['action'].shape[:-2], frames, generator(seed), n_draws)}
+
+
+def loss_of(policy, batch):
+    """Return the loss of windows none of which share a frame."""
+    return policy.loss(policy.encode(batch['images'], batch['crop']), batch['state'],
+                       batch['action'], batch['noise'], batch['timestep'])
+
+
 @pytest.mark.parametrize('prediction_type, target', [
     ('epsilon', lambda noise, clean: noise),
     ('sample', lambda noise, clean: clean),
@@ -77,7 +89,7 @@ def generator(seed=0):
 def test_loss_by_hand(prediction_type, target):
     policy = make_policy(replace(CONFIG, noise=replace(CONFIG.noise,
                                                        prediction_type=prediction_type)))
-    batch = policy.draw(make_batch(), generator())
+    batch = drawn(make_batch())
     features = torch.stack([torch.cat(
         [encoder(batch['images'][name][:, step], batch['crop'][:, step, i])
          for i, (name, encoder) in enumerate(policy.encoders.items())]
@@ -90,22 +102,22 @@ def test_loss_by_hand(prediction_type, target):
     predicted = policy.network(noisy, policy.network.embed_step(timestep),
                                policy.network.embed_condition(features))
     expected = (predicted - target(batch['noise'], clean)).square().mean()
-    torch.testing.assert_close(policy.loss(batch), expected)
+    torch.testing.assert_close(loss_of(policy, batch), expected)
 
 
 def test_loss_is_a_function_of_its_batch():
     policy = make_policy().train()
-    batch = policy.draw(make_batch(), generator())
+    batch = drawn(make_batch())
     torch.manual_seed(1)
-    first = policy.loss(batch)
+    first = loss_of(policy, batch)
     torch.manual_seed(2)
-    assert policy.loss(batch).item() == first.item()
-    assert policy.loss(policy.draw(make_batch(), generator(9))).item() != first.item()
+    assert loss_of(policy, batch).item() == first.item()
+    assert loss_of(policy, drawn(make_batch(), 9)).item() != first.item()
 
 
 def test_draw_is_a_function_of_the_generator():
-    policy, batch = make_policy(), make_batch(n=200)
-    one, two = policy.draw(batch, generator()), policy.draw(batch, generator())
+    batch = make_batch(n=200)
+    one, two = drawn(batch), drawn(batch)
     for key in ('noise', 'timestep', 'crop'):
         assert torch.equal(one[key], two[key])
     assert one['noise'].shape == (200, 8, 4)
@@ -117,21 +129,21 @@ def test_draw_is_a_function_of_the_generator():
 
 
 def test_every_frame_has_its_own_crop():
-    crops = make_policy().draw(make_batch(n=50), generator())['crop']
+    crops = drawn(make_batch(n=50))['crop']
     assert not torch.equal(crops[:, 0], crops[:, 1])
     assert not torch.equal(crops[:, :, 0], crops[:, :, 1])
 
 
 def test_frames_encoded_once_and_shared_give_the_loss_of_their_windows():
     policy = make_policy()
-    batch = policy.draw(make_batch(n=5), generator(), n_draws=2)
+    batch = drawn(make_batch(n=5), n_draws=2)
     assert batch['noise'].shape == (2, 5, 8, 4)
     once = policy.encode({name: frames[:, 0] for name, frames in batch['images'].items()},
                          batch['crop'][:, 0])                        # (5, F)
     shared = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 4]])  # which two a window sees
-    loss = policy.loss_from_features(once[shared], batch['state'], batch['action'],
-                                     batch['noise'], batch['timestep'])
-    losses = [policy.loss({
+    loss = policy.loss(once[shared], batch['state'], batch['action'], batch['noise'],
+                       batch['timestep'])
+    losses = [loss_of(policy, {
         'images': {name: frames[:, 0][shared] for name, frames in batch['images'].items()},
         'crop': batch['crop'][:, 0][shared], 'state': batch['state'], 'action': batch['action'],
         'noise': batch['noise'][draw], 'timestep': batch['timestep'][draw]}) for draw in range(2)]
@@ -140,7 +152,7 @@ def test_frames_encoded_once_and_shared_give_the_loss_of_their_windows():
 
 def test_every_parameter_learns():
     policy = make_policy()
-    policy.loss(policy.draw(make_batch(), generator())).backward()
+    loss_of(policy, drawn(make_batch())).backward()
     # A softmax does not change where all of a map is raised, so the maps' bias has no say.
     silent = [name for name, value in policy.named_parameters()
               if not value.grad.abs().max() > 1e-9 and not name.endswith('pool.maps.bias')]
@@ -165,7 +177,7 @@ def test_training_on_one_action_makes_the_prediction_that_action():
     assert error() > 0.2
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     for step in range(150):
-        loss = policy.loss(policy.draw(batch, generator(step)))
+        loss = loss_of(policy, drawn(batch, step, config=config))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -292,8 +304,8 @@ def test_policy_uses_only_the_streams_that_it_names(state, target):
                      action=ActionSpec(target=target))
     policy, window = make_policy(config), make_window(0, config)
     lean = replace(window, streams={name: window.streams[name] for name in config.streams})
-    policy.loss(policy.draw({**make_batch(config), 'state': None}, generator()) if not state
-                else policy.draw(make_batch(config), generator())).backward()
+    batch = make_batch(config) if state else {**make_batch(config), 'state': None}
+    loss_of(policy, drawn(batch, config=config)).backward()
     found = policy.predict([lean], make_noise(policy))[0]
     expected = policy.predict([window], make_noise(policy))[0]
     np.testing.assert_array_equal(found.position, expected.position)

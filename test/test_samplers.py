@@ -12,22 +12,22 @@ from diffusion_policy_ros.policy.samplers import ddim, ddpm
 K = 100
 ALPHA_BARS = squaredcos_cap_v2(K)
 SETTINGS = {'num_train_timesteps': K, 'beta_schedule': 'squaredcos_cap_v2',
-            'prediction_type': 'epsilon'}
+            'prediction_type': 'sample'}
 
 
 def gaussian(mean, deviation):
-    """Return the exact epsilon of data from N(mean, deviation^2)."""
-    def epsilon(x, level):
+    """Return the expected clean sample of data from N(mean, deviation^2)."""
+    def clean(x, level):
         alpha_bar = ALPHA_BARS[level].item()
-        variance = alpha_bar * deviation ** 2 + 1 - alpha_bar
-        return (1 - alpha_bar) ** 0.5 * (x - alpha_bar ** 0.5 * mean) / variance
-    return epsilon
+        gain = alpha_bar ** 0.5 * deviation ** 2 / (alpha_bar * deviation ** 2 + 1 - alpha_bar)
+        return mean + gain * (x - alpha_bar ** 0.5 * mean)
+    return clean
 
 
-def network(x, level):
-    """Return an epsilon that is curved, mixes dimensions, and often leads outside of [-1, 1]."""
+def predict(x, level):
+    """Return an estimate that is curved, mixes dimensions, and often is outside of [-1, 1]."""
     curved = torch.sin(3 * x) + 0.5 * x.roll(1, dims=-1)
-    return gaussian(0.8, 0.6)(x, level) + 0.3 * ALPHA_BARS[level].item() ** 0.5 * curved
+    return gaussian(0.8, 0.6)(x, level) - 0.3 * (1 - ALPHA_BARS[level].item()) ** 0.5 * curved
 
 
 # By trailing steps that don't divide K, diffusers goes to other levels than those it lists.
@@ -49,8 +49,8 @@ def test_ddpm_is_diffusers(steps, clip_sample, spacing, monkeypatch):
                         lambda *args, **kwargs: next(draws))
     x = noise[0]
     for level in scheduler.timesteps:
-        x = scheduler.step(network(x, level.item()), level, x).prev_sample
-    ours = ddpm(network, noise, ALPHA_BARS, levels, clip_sample=clip_sample)
+        x = scheduler.step(predict(x, level.item()), level, x).prev_sample
+    ours = ddpm(predict, noise, ALPHA_BARS, levels, clip_sample=clip_sample)
     torch.testing.assert_close(ours, x, atol=1e-5, rtol=1e-5)
     assert len([*draws]) == (levels[-1] == 0)  # above level 0 it draws once too often
 
@@ -66,8 +66,8 @@ def test_ddim_is_diffusers(steps, clip_sample, spacing):
     assert levels == scheduler.timesteps.tolist()
     x = noise[0]
     for level in scheduler.timesteps:
-        x = scheduler.step(network(x, level.item()), level, x).prev_sample
-    torch.testing.assert_close(ddim(network, noise, ALPHA_BARS, levels, clip_sample=clip_sample),
+        x = scheduler.step(predict(x, level.item()), level, x).prev_sample
+    torch.testing.assert_close(ddim(predict, noise, ALPHA_BARS, levels, clip_sample=clip_sample),
                                x, atol=1e-5, rtol=1e-5)
 
 
@@ -85,12 +85,11 @@ def test_trailing_steps_keep_the_shares_of_two_kinds_of_data(steps):
     noise = torch.randn(steps, 20_000, generator=torch.Generator().manual_seed(3),
                         dtype=torch.float64)
 
-    def epsilon(x, level):
+    def expected(x, level):
         signal, rest = ALPHA_BARS[level] ** 0.5, 1 - ALPHA_BARS[level]
-        expected = 0.8 * torch.tanh(signal * 0.8 * x / rest + 0.5 * np.log(9))
-        return (x - signal * expected) / rest ** 0.5
+        return 0.8 * torch.tanh(signal * 0.8 * x / rest + 0.5 * np.log(9))
 
-    found = ddpm(epsilon, noise, ALPHA_BARS, trailing_levels(K, steps))
+    found = ddpm(expected, noise, ALPHA_BARS, trailing_levels(K, steps))
     if steps == 1:  # nothing but their mean
         torch.testing.assert_close(found.mean().item(), 0.64, atol=0.03, rtol=0)
     else:
@@ -101,7 +100,7 @@ def test_ddim_of_gaussian_data_follows_the_closed_form():
     """
     Recompute DDIM as a chain of gains.
 
-    With the exact epsilon every step maps the deviation from the level's mean by a factor.
+    With the expected clean sample every step maps the deviation from the level's mean by a factor.
     """
     mean, deviation, levels = 0.3, 0.2, [90, 55, 12, 3]
     start = 1.7
@@ -144,29 +143,25 @@ def test_ddpm_of_gaussian_data_has_its_mean_and_deviation():
 def test_any_list_of_levels_returns_the_only_possible_sample(sampler):
     """Step between listed levels: where the data is one point, every route ends in it."""
     point = torch.linspace(-0.9, 0.9, 6, dtype=torch.float64)
-
-    def epsilon(x, level):
-        return (x - ALPHA_BARS[level] ** 0.5 * point) / (1 - ALPHA_BARS[level]) ** 0.5
-
     for levels in ([99, 98, 40, 39, 7], [60, 20], [30]):
         noise = torch.randn(len(levels), 6, dtype=torch.float64)
-        found = sampler(epsilon, noise, ALPHA_BARS, levels, clip_sample=False)
+        found = sampler(lambda x, level: point, noise, ALPHA_BARS, levels)
         torch.testing.assert_close(found, point)
 
 
 def test_ddim_stays_on_the_noised_point_at_every_level():
-    """Pin which level each step goes to: the network sees the point noised to just that level."""
+    """Pin which level each step goes to: each time the point is noised to just that level."""
     point, start, seen = torch.tensor([0.4, -0.2]), torch.randn(2), []
 
-    def epsilon(x, level):
+    def expected(x, level):
         torch.testing.assert_close(x, add_noise(point, start, float(ALPHA_BARS[level])),
                                    atol=1e-5, rtol=1e-4)
         seen.append(level)
-        return start
+        return point
 
     levels = [80, 33, 32, 5]
     first = add_noise(point, start, float(ALPHA_BARS[80]))
-    torch.testing.assert_close(ddim(epsilon, first[None], ALPHA_BARS, levels), point,
+    torch.testing.assert_close(ddim(expected, first[None], ALPHA_BARS, levels), point,
                                atol=1e-5, rtol=1e-4)
     assert seen == levels
 

@@ -87,8 +87,7 @@ class StepLoss(nn.Module):
             features = self.policy.encode(images, batch.crop)
         if features is not None:
             features = features.float()[batch.frames]
-        return self.policy.loss_from_features(features, batch.state, batch.action, batch.noise,
-                                              batch.timestep)
+        return self.policy.loss(features, batch.state, batch.action, batch.noise, batch.timestep)
 
 
 class Trainer:

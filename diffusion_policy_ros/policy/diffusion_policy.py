@@ -23,7 +23,7 @@ from diffusion_policy_ros.policy.actions import decode_action, encode_state, spl
 from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.policy.diffusion import (
     add_noise,
-    epsilon_from_clean,
+    clean_from_epsilon,
     squaredcos_cap_v2,
 )
 from diffusion_policy_ros.policy.levels import LEVELS
@@ -155,26 +155,12 @@ class DiffusionPolicy(nn.Module):
             parts.append(self.normalizer.normalize('state', state))
         return torch.cat(parts, dim=-1)
 
-    def loss(self, batch: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor] | None]
-             ) -> torch.Tensor:
+    def loss(self, features: torch.Tensor | None, state: torch.Tensor | None,
+             action: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """
         Return the mean squared error of what the network predicts (`noise.prediction_type`).
 
-        Of the noise it is Chi et al. 2023, equation 5.
-
-        Args:
-            batch: `images` camera to (B, To, C, H, W) uint8, `state` (B, To, state_dim), `action`
-                (B, Tp, Da) from `encode_action`, and what `draw` adds; without `crop` the centre.
-        """
-        features = self.encode(batch['images'], batch.get('crop'))
-        return self.loss_from_features(features, batch['state'], batch['action'], batch['noise'],
-                                       batch['timestep'])
-
-    def loss_from_features(self, features: torch.Tensor | None, state: torch.Tensor | None,
-                           action: torch.Tensor, noise: torch.Tensor,
-                           timestep: torch.Tensor) -> torch.Tensor:
-        """
-        Return the loss of windows whose frames are encoded already.
+        Of the noise it is Chi et al. 2023, equation 5. `draw` gives noise and levels.
 
         Args:
             features: (..., To, F) from `encode`.
@@ -197,21 +183,6 @@ class DiffusionPolicy(nn.Module):
         predicted = self.network(noisy.flatten(0, -3), step, torch.cat([observed] * draws))
         target = noise if self.config.noise.prediction_type == 'epsilon' else clean
         return functional.mse_loss(predicted.float(), target.flatten(0, -3))
-
-    def draw(self, batch: Mapping, generator: torch.Generator, n_draws: int = 1) -> dict:
-        """
-        Return the batch with random `noise`, `timestep` and `crop` added.
-
-        Args:
-            batch: of `loss`, or with each frame once: `images` camera to (U, C, H, W).
-            generator: on the CPU, so that every device has the same numbers.
-            n_draws: noise levels for each window; more than 1 puts an axis in front.
-        """
-        action = batch['action']
-        frames = next(iter(batch['images'].values())).shape[:-3] if batch['images'] else ()
-        drawn = draw(self.config, action.shape[:-2], frames, generator, n_draws)
-        return {**batch, **{name: None if value is None else value.to(action.device)
-                            for name, value in drawn.items()}}
 
     @torch.inference_mode()
     def predict(self, windows: Sequence[ObservationWindow], noise: torch.Tensor) -> list[Chunk]:
@@ -254,13 +225,13 @@ class DiffusionPolicy(nn.Module):
             torch.tensor(levels, device=condition.device)).split(1), strict=True))
         observed = self.network.embed_condition(condition)
 
-        def epsilon(x: torch.Tensor, level: int) -> torch.Tensor:
+        def clean(x: torch.Tensor, level: int) -> torch.Tensor:
             predicted = self.network(x, steps[level], observed)
-            if config.prediction_type == 'epsilon':
+            if config.prediction_type == 'sample':
                 return predicted
-            return epsilon_from_clean(x, predicted, float(self.alpha_bars[level]))
+            return clean_from_epsilon(x, predicted, float(self.alpha_bars[level]))
 
-        return SAMPLERS[config.sampler](epsilon, noise.transpose(0, 1), self.alpha_bars, levels,
+        return SAMPLERS[config.sampler](clean, noise.transpose(0, 1), self.alpha_bars, levels,
                                         clip_sample=config.clip_sample)
 
     def _stacked(self, windows: Sequence[ObservationWindow], name: str) -> np.ndarray:

@@ -114,7 +114,7 @@ class ModulatedBlock(nn.Module):
 
 class DiffusionTransformer(nn.Module):
     """
-    Predicts the noise in a chunk of actions.
+    Predicts the noise in a chunk of actions, or the clean chunk (`noise.prediction_type`).
 
     Args:
         action_dim: Da.
@@ -189,7 +189,7 @@ class DiffusionTransformer(nn.Module):
     def forward(self, sample: torch.Tensor, step: torch.Tensor,
                 condition: torch.Tensor) -> torch.Tensor:
         """
-        Return the noise in a sample.
+        Return the noise in a sample, or the clean sample, (B, Tp, Da).
 
         Args:
             sample: (B, Tp, Da) noisy actions.

@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module):
 
 class ConditionalUnet1d(nn.Module):
     """
-    Predicts the noise in a chunk of actions.
+    Predicts the noise in a chunk of actions, or the clean chunk (`noise.prediction_type`).
 
     Args:
         action_dim: Da.
@@ -145,7 +145,7 @@ class ConditionalUnet1d(nn.Module):
     def forward(self, sample: torch.Tensor, step: torch.Tensor,
                 condition: torch.Tensor) -> torch.Tensor:
         """
-        Return the noise in a sample.
+        Return the noise in a sample, or the clean sample, (B, Tp, Da).
 
         Args:
             sample: (B, Tp, Da) noisy actions; Tp is a multiple of 2^(stages - 1).
