@@ -1,4 +1,7 @@
+from pathlib import Path
+
 from demonstrations import write_demonstrations
+from numcodecs import Blosc
 import numpy as np
 import pytest
 import zarr
@@ -20,6 +23,13 @@ def test_reads_every_episode(path):
     assert buffer.attributes['task'] == 'drawer-open-v3'
 
 
+def numbers(length):
+    """Return an episode's arm data."""
+    arrays = {name: np.full((length, dim), 0.1) for name, dim in LOW_DIMENSIONAL.items()}
+    arrays['ee_pose'][:, 3:] = [0, 0, 0.6, 0.8]
+    return arrays
+
+
 @pytest.fixture
 def written(tmp_path):
     """Return a data set of ReplayWriter, two cameras of different sizes, and its pictures."""
@@ -27,13 +37,41 @@ def written(tmp_path):
     writer = ReplayWriter(tmp_path / 'written.zarr', ('arm', 'front'), {'task': 'x'}, {})
     pictures = {'arm': [], 'front': []}
     for seed, length in enumerate((4, 6, 5)):
-        arrays = {name: rng.normal(size=(length, dim)) for name, dim in LOW_DIMENSIONAL.items()}
+        arrays = numbers(length)
         steps = {camera: [np.full((size, size, 3), rng.integers(256), np.uint8)
                           for _ in range(length)] for camera, size in (('arm', 24), ('front', 32))}
         for camera in pictures:
             pictures[camera] += steps[camera]
         writer.append(arrays, {camera: encode(steps[camera]) for camera in steps}, seed)
     return tmp_path / 'written.zarr', pictures
+
+
+@pytest.mark.parametrize('writes', (2, 9, 17, 18, 19, 20))
+def test_a_full_disk_at_any_write_leaves_the_episodes_before(written, writes, monkeypatch):
+    path, _ = written
+    before = load_replay_buffer(path, ('arm', 'front')).digest()
+    episode = numbers(5)
+    picture = encode([np.zeros((8, 8, 3), np.uint8)] * 5)
+    writer, left = ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {}), [writes]
+
+    def full_after(function):
+        def write(*arguments):
+            left[0] -= 1
+            if not left[0]:
+                raise OSError(28, 'No space left on device')
+            return function(*arguments)
+        return write
+
+    for name in ('resize', '__setitem__'):
+        monkeypatch.setattr(zarr.Array, name, full_after(getattr(zarr.Array, name)))
+    with pytest.raises(OSError, match='No space left'):
+        writer.append(episode, {'arm': picture, 'front': picture}, 3)
+    monkeypatch.undo()
+    again = ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {})
+    assert again.episodes == 3 and again.seeds == [0, 1, 2]
+    assert load_replay_buffer(path, ('arm', 'front')).digest() == before
+    again.append(episode, {'arm': picture, 'front': picture}, 3)
+    assert load_replay_buffer(path, ()).episode_ends.tolist() == [4, 10, 15, 20]
 
 
 @pytest.mark.parametrize('mapped', [False, True])
@@ -85,8 +123,7 @@ def recorded(tmp_path):
         rows += [10 * i for i in shows]
         n = len(shows)
         writer.append(
-            {**{name: np.zeros((n, dim)) for name, dim in LOW_DIMENSIONAL.items()},
-             'stamp_ns': np.arange(n) + 1, 'is_observation': np.ones(n, bool),
+            {**numbers(n), 'stamp_ns': np.arange(n) + 1, 'is_observation': np.ones(n, bool),
              'is_teleop': np.arange(n) == 1},
             {'arm': encode([frames[i] for i in shows], 'png')}, number)
     return tmp_path / 'recorded.zarr', rows
@@ -151,6 +188,18 @@ def set_nan(root):
     root['data/ee_pose'][7, 2] = np.nan
 
 
+def lost_file(root):
+    for file in (Path(root.store.root) / 'data/ee_pose').glob('[0-9]*'):
+        file.unlink()
+
+
+def cut_off_file(root):
+    root.create_array('data/gripper', data=np.ones((15, 1)), overwrite=True,
+                      compressors=Blosc('zstd'))
+    file, = (Path(root.store.root) / 'data/gripper').glob('[0-9]*')
+    file.write_bytes(file.read_bytes()[:20])
+
+
 def cut_camera(root):
     root['data/arm'].resize((9, 8, 8, 3))
 
@@ -174,6 +223,8 @@ def no_gripper(root):
 
 @pytest.mark.parametrize('spoil, words', [
     (set_nan, ('data/ee_pose', 'not finite', 'row 7')),
+    (lost_file, ('data/ee_pose', 'quaternion of row 0 has length 0, expected 1')),
+    (cut_off_file, ('data/gripper',)),
     (cut_camera, ('data/arm', '9 rows', '15')),
     (empty_episode, ('an episode is empty or has one step',)),
     (one_step_episode, ('an episode is empty or has one step',)),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from diffusion_policy_ros.control.rotation import is_unit
 from diffusion_policy_ros.data import pictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
@@ -107,7 +108,7 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
 
     Raises:
         ValueError: in one line that names the data set and the key: it is missing, empty, too
-            short, of another shape, or not finite.
+            short, damaged, of another shape, not finite, or a rotation is none.
     """
     path = Path(path)
     try:
@@ -138,7 +139,7 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
             else:
                 arrays[key], shown[key] = _pictures(root, key, ends, path if mapped else None)
             _check(key, arrays[key], shown.get(key, arrays[key]), rows)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # numcodecs raises that where bytes are lost
             raise ValueError(f'{path}: data/{key}: {error}') from None
     return ReplayBuffer(arrays, ends, dict(root.attrs), shown)
 
@@ -206,6 +207,11 @@ def _check(key: str, value: np.ndarray, by_row: np.ndarray, rows: int) -> None:
         bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
         if len(bad):
             raise ValueError(f'it is not finite in row {bad[0]} and {len(bad) - 1} more')
+        if key == EE_POSE and not is_unit(value[:, 3:]):  # zeros, where a file was lost
+            length = np.linalg.norm(value[:, 3:], axis=1)
+            worst = int(np.abs(length - 1).argmax())
+            raise ValueError(f'the quaternion of row {worst} has length {length[worst]:.4g}, '
+                             'expected 1')
     elif key in STAMPED:
         if value.shape != (rows,) or value.dtype != STAMPED[key]:
             raise ValueError(f'it is {value.dtype} {value.shape}, expected '

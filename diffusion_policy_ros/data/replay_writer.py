@@ -55,8 +55,10 @@ class ReplayWriter:
         else:
             self._create({**settings, **facts})
         meta = self._group['meta']
-        ends, seeds = meta['episode_ends'][:], meta['episode_seeds'][:]
-        self._ends, self.seeds = ends[:len(seeds)].tolist(), seeds[:len(ends)].tolist()
+        ends, seeds = meta['episode_ends'][:].tolist(), meta['episode_seeds'][:].tolist()
+        while ends and ends[-1] <= (ends[-2] if len(ends) > 1 else 0):
+            ends.pop()  # the array had grown when a kill came, its value was not written
+        self._ends, self.seeds = ends[:len(seeds)], seeds[:len(ends)]
         self._cut()
 
     @property
