@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 from bags import pose, topic
+from mcap.records import Chunk, Header, MessageIndex
+from mcap.stream_reader import StreamReader
 import pytest
 from rosbags.rosbag2 import Reader
 
@@ -59,8 +61,25 @@ def test_a_chunk_that_is_cut_is_left_out(tmp_path, missing, chunks):
     folder = cut_off(tmp_path)
     path, = folder.glob('*.mcap')
     os.truncate(path, path.stat().st_size - missing)
-    _, count, _ = recover_bag(folder)
+    _, count, unread = recover_bag(folder)
     assert 126 * chunks <= count <= 128 * chunks  # of 8.3 kB, in a chunk of a megabyte
+    assert folder.exists() == bool(unread) == bool(missing)
+
+
+def test_whole_chunks_behind_a_broken_length_are_kept(tmp_path):
+    folder = cut_off(tmp_path)
+    path, = folder.glob('*.mcap')
+    with path.open('rb') as stream:
+        records = StreamReader(stream, emit_chunks=True).records
+        kinds = [type(next(records)) for _ in range(3)]
+        second = stream.tell()
+    assert kinds == [Header, Chunk, MessageIndex]
+    content = bytearray(path.read_bytes())
+    content[second + 5] ^= 0x08  # of the eight bytes of length: a megabyte becomes 34 GB
+    path.write_bytes(content)
+    _, count, unread = recover_bag(folder)
+    assert 126 <= count <= 128 and unread == len(content) - second
+    assert path.exists()
 
 
 def test_a_changed_byte_ends_what_is_believed_and_the_rest_is_kept(tmp_path, capsys):
@@ -73,7 +92,8 @@ def test_a_changed_byte_ends_what_is_believed_and_the_rest_is_kept(tmp_path, cap
     said = capsys.readouterr()
     count = int(said.out.split()[-2])
     assert 0 < count < 200
-    assert f'{folder}: it is kept, ' in said.err and 'bytes follow a broken place' in said.err
+    assert f'{folder}: it is kept, ' in said.err
+    assert 'bytes follow its last whole chunk' in said.err
     assert path.exists() and len(stamps(folder.with_name('episode.recovered'))) == count
 
 

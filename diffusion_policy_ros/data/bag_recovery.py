@@ -28,7 +28,8 @@ class Recovered(NamedTuple):
     Attributes:
         folder: of the new bag, `<name>.recovered`.
         messages: in it.
-        unread_bytes: that follow a broken place in the old one, which is kept then.
+        unread_bytes: after the last whole chunk of the old one, which is kept where there are any:
+            a chunk that was cut off can't be told from a broken length with whole chunks behind.
     """
 
     folder: Path
@@ -38,7 +39,7 @@ class Recovered(NamedTuple):
 
 def recover_bag(folder: Path) -> Recovered:
     """
-    Copy a cut-off bag's messages, up to its end or a broken place, and delete it if it is the end.
+    Copy a cut-off bag's messages as far as it is whole, and delete it if that is all of it.
 
     Args:
         folder: of the unfinished bag.
@@ -57,14 +58,16 @@ def recover_bag(folder: Path) -> Recovered:
         raise ValueError(f'{folder}: it is being recorded')
     name = folder.name.removesuffix(UNFINISHED)
     target = folder.with_name(name + RECOVERED)
-    writer, count = BagWriter(target, name), 0
+    writer, count, unread = BagWriter(target, name), 0, files[0].stat().st_size
     try:
         with files[0].open('rb') as stream:
-            for topic, message in _whole_messages(stream):
-                writer.write(topic, message.data, message.log_time, message.publish_time,
-                             message.sequence)
-                count += 1
-            unread = files[0].stat().st_size - stream.tell()
+            for found in _whole_records(stream):
+                if found is not None:
+                    topic, message = found
+                    writer.write(topic, message.data, message.log_time, message.publish_time,
+                                 message.sequence)
+                    count += 1
+                unread = files[0].stat().st_size - stream.tell()
         if not count:
             raise ValueError(f'{folder}: not one message can be read')
         writer.close({'complete': 'false', 'recovered': 'true'})
@@ -77,7 +80,8 @@ def recover_bag(folder: Path) -> Recovered:
     return Recovered(target, count, unread)
 
 
-def _whole_messages(stream: IO[bytes]) -> Iterator[tuple[BagTopic, Message]]:
+def _whole_records(stream: IO[bytes]) -> Iterator[tuple[BagTopic, Message] | None]:
+    """Yield each message with its topic, and None for any other record."""
     schemas: dict[int, Schema] = {}
     topics: dict[int, BagTopic] = {}
     try:
@@ -86,8 +90,7 @@ def _whole_messages(stream: IO[bytes]) -> Iterator[tuple[BagTopic, Message]]:
                 schemas[record.id] = record
             elif isinstance(record, Channel):
                 topics[record.id] = _topic(record, schemas[record.schema_id])
-            elif isinstance(record, Message):
-                yield topics[record.channel_id], record
+            yield ((topics[record.channel_id], record) if isinstance(record, Message) else None)
     except (McapError, CRCValidationError, struct.error, EOFError):
         return
 
@@ -108,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = recover_bag(folder)
             print(f'{found.folder}: {found.messages} messages')
             if found.unread_bytes:
-                raise ValueError(f'{folder}: it is kept, {found.unread_bytes} bytes follow a '
-                                 'broken place')
+                raise ValueError(f'{folder}: it is kept, {found.unread_bytes} bytes follow '
+                                 'its last whole chunk')
         except (OSError, ValueError) as error:
             print(f'recover_bag: {error}', file=sys.stderr)
             code = 1

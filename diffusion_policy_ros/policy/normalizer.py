@@ -16,7 +16,8 @@ class Normalizer(nn.Module):
     Min-max scaling for each named vector, kept in float64.
 
     A dimension that hardly moves in the training set (less than `MIN_RANGE` from end to end) keeps
-    its unit and has its centre subtracted, so that noise is not blown up to full scale.
+    its unit and has its centre subtracted, so that noise is not blown up to full scale. On the way
+    back [-1, 1] is what the training set has of it too, so that the network's error in it is none.
 
     Args:
         dims: name to length; the values come from `fit` or from a checkpoint.
@@ -55,7 +56,8 @@ class Normalizer(nn.Module):
             ValueError: there are no bounds of that name, or they have another length.
         """
         centre, half_range = self._centre_and_half_range(name, value)
-        return ((value - centre) / half_range).float()
+        hardly_moves = 2 * half_range < MIN_RANGE
+        return ((value - centre) / half_range.masked_fill(hardly_moves, 1)).float()
 
     def unnormalize(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Map the network's (..., dim) back to float64; raises as `normalize` does."""
@@ -70,6 +72,4 @@ class Normalizer(nn.Module):
             raise ValueError(f'normalizer: {name} has {value.shape[-1]} numbers, '
                              f'expected {self.dims[name]}')
         low, high = getattr(self, f'{name}_min'), getattr(self, f'{name}_max')
-        half_range = (high - low) / 2
-        return (low + high) / 2, torch.where(high - low < MIN_RANGE,
-                                             torch.ones_like(half_range), half_range)
+        return (low + high) / 2, (high - low) / 2
