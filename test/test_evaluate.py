@@ -59,6 +59,38 @@ def test_main_ends_with_one_line(arguments, words):
         assert word in message
 
 
+def test_latency_is_of_the_batch_size_that_came_most_often():
+    predict = evaluate.TimedPolicy(None, seed=0)
+    predict.seconds.update({2: [0.4], 1: [0.1, 0.3, 0.2]})
+    assert predict.latency() == {'median': 200.0, 'p99': pytest.approx(298.0), 'batch': 1, 'n': 3}
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch, capsys):
+    played, output = [], tmp_path / 'run.json'
+
+    def evaluation(policy, task, seeds, workers, noise_seed, blend_s, on_episode):
+        if len(played) == 1:
+            played.append('interrupted')
+            raise KeyboardInterrupt
+        played.append(noise_seed)
+        noise = policy.config.noise
+        return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed, 'blend_s': blend_s,
+                'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
+                'timestep_spacing': noise.timestep_spacing, 'success': [True], 'steps': [7],
+                'n_success': 1, 'n_episodes': 1, 'wilson95': [0.2, 1.0], 'median_steps': 7.0,
+                'chunk_ms': {'median': 1.0, 'p99': 2.0, 'batch': 1, 'n': 3}}
+
+    monkeypatch.setattr(evaluate, 'evaluate', evaluation)
+    arguments = [str(CHECKPOINT), '--episodes', '1', '--noise-seed', '3', '4', '-o', str(output)]
+    with pytest.raises(SystemExit, match='interrupted; the same command goes on'):
+        evaluate.main(arguments)
+    evaluate.main(arguments)
+    assert played == [3, 'interrupted', 4]
+    assert f'{tmp_path}/run_drawer_open_3.json is there already' in capsys.readouterr().out
+    evaluate.main([*arguments, '--inference-steps', '4'])
+    assert played == [3, 'interrupted', 4, 3, 4]
+
+
 @pytest.mark.slow
 def test_every_noise_seed_has_its_files_and_a_video(tmp_path):
     evaluate.main([str(CHECKPOINT), '--episodes', '1', '--seed', '200', '--noise-seed', '3', '4',
@@ -83,6 +115,8 @@ def test_every_noise_seed_has_its_files_and_a_video(tmp_path):
 
 @pytest.mark.parametrize('arguments, words', [
     (['--video', '1'], ('--video', '--output')),
+    (['-o', str(CHECKPOINT)], (f'--output {CHECKPOINT}', '.json')),
+    (['-o', 'result.csv'], ('--output result.csv', '.json')),
     (['--episodes', '0'], ('--episodes 0', 'at least 1')),
     (['--inference-steps', '101'], ('101', 'at most num_train_timesteps 100')),
 ])

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import torch
 import train
 from whole_output import alone_in
+import zarr
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import read_checkpoint_config
@@ -178,6 +179,8 @@ def test_refuses_bad_overrides_by_name(override, words):
     (('training.episodes=9',), ('10 episodes', 'has 3')),
     (('policy.renderer=shadows',), ("'plain'", "'shadows'")),
     (('policy.task=push-v3',), ("'drawer-open-v3'", "policy.task 'push-v3'")),
+    (('policy.task=lift', 'training.evaluate_every=1.0'), ("task 'lift'", 'MetaWorld')),
+    (('policy.dt_s=0.03', 'training.evaluate_every=1.0'), ('dt_s is 0.03', 'tick')),
 ])
 def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
     arguments = [value for override in (*SMALL, 'training.steps=1', *overrides)
@@ -381,6 +384,13 @@ def test_tensorboard_has_the_curves_and_chunks_drawn_on_pictures(dataset, tmp_pa
                                          np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (320, 4 * 320, 3)
     assert (picture.max(axis=2) - picture.min(axis=2)).max() > 60  # the demonstrations are grey
+
+
+def test_data_of_a_task_that_the_simulator_has_not_are_drawn_without_chunks(dataset, tmp_path):
+    zarr.open_group(str(dataset), mode='r+').attrs['task'] = 'open the drawer'
+    run(small('training.steps=3', 'policy.task=open the drawer'), dataset, tmp_path / 'run')
+    assert (tmp_path / 'run/checkpoint/model.safetensors').exists()
+    assert read_metrics(tmp_path / 'run')[3]['action_error_mm'] > 0
 
 
 @pytest.mark.slow

@@ -5,18 +5,21 @@ Measure a checkpoint's success in MetaWorld: `evaluate.py CHECKPOINT --episodes 
 It runs the nodes' own horizon, policy and executor without ROS, in parallel environments with
 batched predictions. With `--workers 1` it sends the same targets as the nodes in lockstep do.
 Beside FILE.json comes FILE.csv, a row an episode. Several tasks or noise seeds make one pair of
-files each, `FILE_<task>_<noise seed>.json`. Demonstrations' seeds are refused.
+files each, `FILE_<task>_<noise seed>.json`; those that are there already are not run again.
+Demonstrations' seeds are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import csv
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+import json
 import os
 from pathlib import Path
 import platform
@@ -78,7 +81,7 @@ class TimedPolicy:
 
     def __init__(self, policy: DiffusionPolicy, seed: int) -> None:
         self.policy, self.seed = policy, seed
-        self.seconds: list[float] = []
+        self.seconds: dict[int, list[float]] = defaultdict(list)  # by the number of windows
 
     def __call__(self, windows: Sequence[ObservationWindow],
                  elapsed_ns: Sequence[int]) -> list[Chunk]:
@@ -86,8 +89,14 @@ class TimedPolicy:
                              for elapsed in elapsed_ns])
         start = time.perf_counter()
         chunks = self.policy.predict(windows, noise)
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds[len(windows)].append(time.perf_counter() - start)
         return chunks
+
+    def latency(self) -> dict[str, float | int]:
+        """Return median and 99th percentile in ms of the batch size that came most often."""
+        batch, seconds = max(self.seconds.items(), key=lambda item: len(item[1]))
+        median, p99 = np.percentile(1000.0 * np.array(seconds), (50, 99)).tolist()
+        return {'median': median, 'p99': p99, 'batch': batch, 'n': len(seconds)}
 
 
 def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
@@ -141,7 +150,6 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
     start = time.perf_counter()
     episodes = run(policy, task, seeds, workers, predict, blend_s, on_episode)
     n_success = sum(episode.success for episode in episodes)
-    milliseconds = 1000.0 * np.array(predict.seconds)
     steps = [episode.steps for episode in episodes if episode.success]
     return {
         'task': task, 'mode': 'evaluate', 'seeds': list(seeds), 'noise_seed': noise_seed,
@@ -155,8 +163,7 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
         'num_inference_steps': policy.config.noise.num_inference_steps,
         'timestep_spacing': policy.config.noise.timestep_spacing,
         'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
-        'chunk_ms': {'median': float(np.median(milliseconds)),
-                     'p99': float(np.percentile(milliseconds, 99)), 'batch': workers},
+        'chunk_ms': predict.latency(),
         'wall_s': time.perf_counter() - start,
     }
 
@@ -245,7 +252,7 @@ def show(result: dict[str, Any]) -> None:
     print(f"{result['task']}: success {result['n_success']}/{result['n_episodes']} "
           f'(Wilson 95 % {low:.3f}-{high:.3f}), {ticks}chunk '
           f"{result['chunk_ms']['median']:.1f} ms median, {result['chunk_ms']['p99']:.1f} ms p99 "
-          f"at batch {result['workers']}", flush=True)
+          f"at batch {result['chunk_ms']['batch']}", flush=True)
 
 
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -278,6 +285,8 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.episodes < 1 or options.workers < 1:
         raise ValueError(f'--episodes {options.episodes} --workers {options.workers}, expected '
                          'at least 1')
+    if options.output and (options.output.suffix != '.json' or options.output.is_dir()):
+        raise ValueError(f'--output {options.output}: expected a file whose name ends in .json')
     if options.video and not options.output:
         raise ValueError('--video needs --output, expected a place for the videos')
     return options
@@ -316,20 +325,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f'evaluate: {error}')
     except KeyboardInterrupt:
-        sys.exit('evaluate: interrupted; what it has not said is not written')
+        sys.exit('evaluate: interrupted; the same command goes on after the last that was written')
+
+
+def there_already(path: Path | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a result of these settings, where an earlier run has written it."""
+    try:
+        found = json.loads(path.read_text()) if path else {}
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if settings.items() <= found.items() else None
 
 
 def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str, Any],
             path: Path | None, options: argparse.Namespace) -> None:
     """Evaluate on one task, print it, and write it to `path` with its videos."""
-    seeds = range(options.seed, options.seed + options.episodes)
-    with progress_bar(task, len(seeds)) as on_episode:
-        result = evaluate(policy, task, seeds, options.workers, noise_seed, options.blend,
-                          on_episode)
+    seeds, noise = range(options.seed, options.seed + options.episodes), policy.config.noise
+    result = there_already(path, {
+        'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed, 'blend_s': options.blend,
+        'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
+        'timestep_spacing': noise.timestep_spacing,
+        **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device')}})
+    if result:
+        print(f'{path} is there already:')
+    else:
+        with progress_bar(task, len(seeds)) as on_episode:
+            result = {**evaluate(policy, task, seeds, options.workers, noise_seed, options.blend,
+                                 on_episode), **facts}
     show(result)
     if path is None:
         return
-    write(path, {**result, **facts})
+    write(path, result)
     print(f'wrote {path}')
     for outcome in (True, False):
         chosen = [seed for seed, success in zip(seeds, result['success'])

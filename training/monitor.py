@@ -82,9 +82,10 @@ class Validation:
             Camera to (H, W, 3) uint8 RGB, windows side by side; nothing for data of no simulator.
         """
         from diffusion_policy_ros.sim.cameras import camera_geometry
+        from diffusion_policy_ros.sim.tasks import TASKS
         from diffusion_policy_ros.sim.video import draw_chunk
         config = self.data.config
-        if not config.renderer:
+        if not config.renderer or config.task not in TASKS:
             return {}
         chosen = np.linspace(0, len(self.rows) - 1, PICTURES).round().astype(int)
         rows, sheets = self.rows[chosen], {}

@@ -98,6 +98,13 @@ class Config:
     policy: PolicyConfig
     training: TrainingConfig
 
+    def __post_init__(self) -> None:
+        if self.training.evaluate_every:  # refused now, not after epochs
+            from diffusion_policy_ros.sim.rollout import image_every
+            from diffusion_policy_ros.sim.tasks import check_task
+            check_task(self.policy.task)
+            image_every(self.policy)
+
 
 def unlike(found: Config, expected: Config) -> list[str]:
     """Return `key is 1, expected 2` of all values by which two trainings learn differently."""

@@ -328,9 +328,9 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
                 row = {'loss': loss, 'steps_per_s': round(rate, 3),
                        'waiting': round(trainer.waited_s / elapsed_s, 4),
                        'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
-                monitor.write(trainer.step, row, trainer.average if saving or evaluating else None)
                 if saving or stop or evaluating:
                     save()
+                monitor.write(trainer.step, row, trainer.average if saving or evaluating else None)
                 if evaluating and not stop and (measured := _evaluate(trainer)):
                     monitor.write(trainer.step, measured, None)
             accelerator.wait_for_everyone()
