@@ -26,7 +26,7 @@ def test_the_shipped_checkpoint_opens_the_drawer():
 @pytest.mark.slow
 def test_batched_first_chunks_agree_with_single_ones():
     policy = load_checkpoint(CHECKPOINT)
-    predict = evaluate.TimedPolicy(policy, seed=0)
+    predict = evaluate.TimedPolicy(policy, noise_seed=0)
     runs = [evaluate.run(policy, 'drawer-open-v3', [200, 201], workers, predict)
             for workers in (1, 2)]
     for single, batched in zip(*runs, strict=True):
@@ -60,7 +60,7 @@ def test_main_ends_with_one_line(arguments, words):
 
 
 def test_latency_is_of_the_batch_size_that_came_most_often():
-    predict = evaluate.TimedPolicy(None, seed=0)
+    predict = evaluate.TimedPolicy(None, noise_seed=0)
     predict.seconds.update({2: [0.4], 1: [0.1, 0.3, 0.2]})
     assert predict.latency() == {'median': 200.0, 'p99': pytest.approx(298.0), 'batch': 1, 'n': 3}
 
@@ -75,6 +75,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch, capsys):
         played.append(noise_seed)
         noise = policy.config.noise
         return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed, 'blend_s': blend_s,
+                'noise_seeds': [noise_seed],
                 'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
                 'timestep_spacing': noise.timestep_spacing, 'success': [True], 'steps': [7],
                 'n_success': 1, 'n_episodes': 1, 'wilson95': [0.2, 1.0], 'median_steps': 7.0,

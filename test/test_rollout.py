@@ -36,9 +36,10 @@ class Recorded:
     """Stands still, and remembers when it was asked."""
 
     def __init__(self):
-        self.elapsed = []
+        self.elapsed, self.seeds = [], []
 
-    def __call__(self, windows, elapsed_ns):
+    def __call__(self, windows, seeds, elapsed_ns):
+        self.seeds.append(list(seeds))
         self.elapsed.append(list(elapsed_ns))
         return [Chunk(window.stamp_ns, np.arange(7) * BLIND.dt_ns,
                       np.tile(window.streams['ee_pose'][-1, :3], (7, 1)), None, np.zeros(7),
@@ -75,6 +76,7 @@ def test_an_episode_starts_two_seconds_after_the_last():
 def test_more_seeds_than_arms_all_run_and_an_idle_arm_is_left_alone():
     episodes, predict, _ = blind_episodes(2, [3, 4, 5], max_steps=9)
     assert sorted(episode.seed for episode in episodes) == [3, 4, 5]
+    assert predict.seeds == [[3, 4], [3, 4], [5], [5]]
     assert [len(batch) for batch in predict.elapsed] == [2, 2, 1, 1]
 
 

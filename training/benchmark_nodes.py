@@ -71,7 +71,7 @@ def without_ros(checkpoint: Path, task: str, seeds: range) -> float:
     """Run the same episodes by evaluate.py's loop at batch 1; return the seconds of all."""
     policy = load_checkpoint(checkpoint)
     torch.set_num_threads(1)  # as the policy node
-    predict = evaluate.TimedPolicy(policy, seed=0)
+    predict = evaluate.TimedPolicy(policy, noise_seed=0)
     marks = [0.0]
 
     def on_episode(episode: object) -> None:

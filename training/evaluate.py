@@ -56,6 +56,7 @@ from diffusion_policy_ros.sim.rollout import (
     image_every,
     OnTick,
     parallel_envs,
+    Predict,
     run_episodes,
     WindowTicks,
 )
@@ -77,16 +78,22 @@ TICKS_PER_PICTURE = 4  # of a video, 20 a second
 
 
 class TimedPolicy:
-    """Predictions from noise that follows from (seed, time in the episode), and their latency."""
+    """
+    Predictions and their latency.
 
-    def __init__(self, policy: DiffusionPolicy, seed: int) -> None:
-        self.policy, self.seed = policy, seed
+    The noise follows from the time in the episode and from `noise_seed` plus the episode's seed,
+    so that episodes are independent; sim_runner sets the policy node's seed so, too.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, noise_seed: int) -> None:
+        self.policy, self.noise_seed = policy, noise_seed
         self.seconds: dict[int, list[float]] = defaultdict(list)  # by the number of windows
 
-    def __call__(self, windows: Sequence[ObservationWindow],
+    def __call__(self, windows: Sequence[ObservationWindow], seeds: Sequence[int],
                  elapsed_ns: Sequence[int]) -> list[Chunk]:
-        noise = torch.stack([episode_noise(self.seed, elapsed, self.policy.noise_shape)
-                             for elapsed in elapsed_ns])
+        noise = torch.stack([
+            episode_noise(self.noise_seed + seed, elapsed, self.policy.noise_shape)
+            for seed, elapsed in zip(seeds, elapsed_ns, strict=True)])
         start = time.perf_counter()
         chunks = self.policy.predict(windows, noise)
         self.seconds[len(windows)].append(time.perf_counter() - start)
@@ -100,7 +107,7 @@ class TimedPolicy:
 
 
 def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
-        predict: Callable[[Sequence[ObservationWindow], Sequence[int]], Sequence[Chunk]],
+        predict: Predict,
         blend_s: float = DEFAULT_BLEND_S,
         on_episode: Callable[[Episode], None] = lambda episode: None,
         more_cameras: Sequence[str] = (), on_tick: OnTick | None = None) -> list[Episode]:
@@ -153,6 +160,7 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
     steps = [episode.steps for episode in episodes if episode.success]
     return {
         'task': task, 'mode': 'evaluate', 'seeds': list(seeds), 'noise_seed': noise_seed,
+        'noise_seeds': [noise_seed + seed for seed in seeds],
         'success': [episode.success for episode in episodes],
         'steps': [episode.steps for episode in episodes],
         'n_success': n_success, 'n_episodes': len(episodes),
@@ -181,9 +189,9 @@ class Take:
         pictures = {name: seen[name].copy() for name in self._cameras}
         self.frames.append(Frame(stamp_ns, pictures, seen[EE_POSE].copy(), None, ''))
 
-    def __call__(self, windows: Sequence[ObservationWindow],
+    def __call__(self, windows: Sequence[ObservationWindow], seeds: Sequence[int],
                  elapsed_ns: Sequence[int]) -> list[Chunk]:
-        chunks = self._predict(windows, elapsed_ns)
+        chunks = self._predict(windows, seeds, elapsed_ns)
         self.chunks += chunks
         return chunks
 
@@ -267,7 +275,8 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--episodes', type=int, default=100, help='episodes, one a seed')
     parser.add_argument('--seed', type=int, default=0, help='first environment seed')
     parser.add_argument('--noise-seed', type=int, nargs='+', default=[0],
-                        help='seeds of the denoising noise; every episode is run with each')
+                        help="added to an episode's seed, the seed of its denoising noise; every "
+                        'episode is run with each')
     parser.add_argument('--inference-steps', type=int, default=None, metavar='N',
                         help="denoising steps; the checkpoint's own where left out")
     parser.add_argument('--sampler', choices=sorted(SAMPLERS),
@@ -342,7 +351,8 @@ def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str
     """Evaluate on one task, print it, and write it to `path` with its videos."""
     seeds, noise = range(options.seed, options.seed + options.episodes), policy.config.noise
     result = there_already(path, {
-        'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed, 'blend_s': options.blend,
+        'task': task, 'seeds': list(seeds), 'noise_seeds': [noise_seed + seed for seed in seeds],
+        'blend_s': options.blend,
         'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
         'timestep_spacing': noise.timestep_spacing,
         **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device')}})

@@ -58,6 +58,8 @@ class RunnerConfig:
         'description': 'Episodes, one a seed.', 'min': 1})
     seed: int = field(default=0, metadata={
         'description': "The first episode's seed.", 'min': 0})
+    noise_seed: int = field(default=0, metadata={
+        'description': "Added to an episode's seed, the policy's seed of its noise.", 'min': 0})
     max_ticks: int = field(default=MAX_STEPS, metadata={
         'description': 'Ticks of 12.5 ms after which an episode counts as failed.', 'min': 1,
         'max': MAX_STEPS})
@@ -110,6 +112,7 @@ class SimRunner(SelfSpinning):
             self.create_client(Trigger, f'{name}/reset')
             for name in (*(['policy'] if self._policy else []), EXECUTOR, BRIDGE)]
         self._bridge = self.create_client(SetParameters, f'{BRIDGE}/set_parameters')
+        self._noise = self.create_client(SetParameters, 'policy/set_parameters')
         self._recorder = None
         if config.record:
             self._recorder = RecorderClient(self, config.ready_limit_s, config.renderer)
@@ -181,6 +184,8 @@ class SimRunner(SelfSpinning):
         """Seed and reset all, the bridge last: it begins the episode."""
         config, watch = self._config, self._watch
         self.set_remote(self._bridge, config.ready_limit_s, task=config.task, seed=seed)
+        if self._policy:
+            self.set_remote(self._noise, config.ready_limit_s, seed=config.noise_seed + seed)
         if self._recorder is not None:
             self._recorder.start(seed)
         for client in self._resets:

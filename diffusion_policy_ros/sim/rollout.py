@@ -31,8 +31,8 @@ from diffusion_policy_ros.sim.tasks import MAX_STEPS, STEP_NS
 FIRST_STAMP_NS = NS_PER_S
 EPISODE_GAP_NS = 2 * NS_PER_S
 
-Predict = Callable[[Sequence[ObservationWindow], Sequence[int]], Sequence[Chunk]]
-"""Windows and their times since their episode's start, in nanoseconds, to chunks."""
+Predict = Callable[[Sequence[ObservationWindow], Sequence[int], Sequence[int]], Sequence[Chunk]]
+"""Windows, their episodes' seeds and their times since their episode's start, in nanoseconds."""
 OnTick = Callable[[int, int, Mapping[str, np.ndarray]], None]
 """Is told an episode's seed, the stamp and what the arm observes."""
 
@@ -279,7 +279,8 @@ def _predict_due(loops: Sequence[ClosedLoop], running: Sequence[Episode | None],
     if not due:
         return
     elapsed = [loops[i].elapsed_ns(window) for i, window in zip(due, windows, strict=True)]
-    for i, chunk in zip(due, predict(windows, elapsed), strict=True):
+    seeds = [running[i].seed for i in due]
+    for i, chunk in zip(due, predict(windows, seeds, elapsed), strict=True):
         loops[i].take(chunk)
         if running[i].first_chunk is None:
             running[i].first_chunk = chunk

@@ -39,7 +39,7 @@ def test_same_targets_and_success_as_without_ros(
     torch.set_num_threads(1)
     try:
         policy = load_checkpoint(CHECKPOINT)
-        episodes = evaluate.run(policy, TASK, SEEDS, 1, evaluate.TimedPolicy(policy, seed=0))
+        episodes = evaluate.run(policy, TASK, SEEDS, 1, evaluate.TimedPolicy(policy, noise_seed=0))
     finally:
         torch.set_num_threads(threads)
 
