@@ -16,6 +16,7 @@ from diffusion_policy_ros.sim.experts import Expert
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'training'))
 import collect_demos  # noqa: E402, I100, I201
+from expert_episodes import StartElsewhere  # noqa: E402
 
 SEED = 1_000_000
 
@@ -50,17 +51,21 @@ def three(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def disturbed(tmp_path_factory):
-    return _collect(tmp_path_factory.mktemp('demos') / 'disturbed.zarr', 2, 2, disturbance=0.03)
+def elsewhere(tmp_path_factory):
+    return _collect(tmp_path_factory.mktemp('demos') / 'elsewhere.zarr', 2, 2, start_offset=0.03)
 
 
-@pytest.mark.parametrize('data, disturbance', [('three', 0.0), ('disturbed', 0.03)])
-def test_it_records_what_the_expert_saw_and_answered(data, disturbance, request):
+@pytest.mark.parametrize('data, start_offset', [('three', 0.0), ('elsewhere', 0.03)])
+def test_it_records_what_the_expert_saw_and_answered(data, start_offset, request):
     arrays, attributes = request.getfixturevalue(data)
-    pushes = collect_demos.CollectConfig('reach-v3', disturbance=disturbance).pushes(SEED)
-    assert pushes.any() == bool(disturbance) and attributes['disturbance'] == disturbance
+    assert attributes['start_offset'] == start_offset
     pictures = np.split(arrays['data/arm'], arrays['meta/arm_ends'][:-1])
     arm, expert = MetaWorldArm('reach-v3', ('arm',), 48, 48), Expert('reach-v3')
+    usual, _ = arm.reset(seed=SEED)
+    moved = np.abs(arrays['data/ee_pose'][0] - usual['ee_pose']).max()
+    assert moved > 0.01 if start_offset else moved == 0
+    if start_offset:
+        arm = StartElsewhere(arm, start_offset)
     observation, info = arm.reset(seed=SEED)
     after_success = 0
     for t in range(arrays['meta/episode_ends'][0]):
@@ -72,24 +77,29 @@ def test_it_records_what_the_expert_saw_and_answered(data, disturbance, request)
         np.testing.assert_array_equal(arrays['data/target_position'][t], position)
         assert arrays['data/target_gripper'][t] == effort
         after_success += info['success'] or after_success > 0
-        observation, _, _, _, info = arm.step([*(position + pushes[t]), effort])
+        observation, _, _, _, info = arm.step(np.array([*position, effort]))
     assert after_success == 10
     assert attributes['step_ns'] == 12_500_000 and attributes['renderer'] == 'plain'
     assert attributes['cameras'] == ['arm'] and attributes['source_size'] == 48
     arm.close()
 
 
-def test_pushes_move_the_hand_as_far_as_is_asked_and_differ_by_seed():
-    config = collect_demos.CollectConfig('reach-v3', disturbance=0.03)
-    moved = []
-    for seed in range(SEED, SEED + 50):
-        pushes = config.pushes(seed)
-        pushed = pushes.any(axis=1)
-        starts = np.flatnonzero(np.diff(pushed, prepend=False) & pushed)
-        assert starts[0] == 0 and np.diff(starts).min() >= 20
-        moved += [pushes[start:start + 10].sum(axis=0) for start in starts if start < 490]
-    assert np.std(moved) == pytest.approx(0.03, rel=0.1)
-    assert len(np.unique(np.array(moved)[:, 0])) == len(moved)
+def test_the_hand_begins_as_far_away_as_is_asked_at_rest_and_open():
+    arm = MetaWorldArm('reach-v3')
+    env, begun = StartElsewhere(arm, 0.03), []
+    usual = arm.reset(seed=SEED)[0]
+    for seed in range(SEED, SEED + 40):
+        observation, _ = env.reset(seed=seed)
+        begun.append(observation['ee_pose'][:3])
+        after = env.step([*arm.mocap_position, -1.0])[0]
+        assert np.abs(after['ee_pose'][:3] - begun[-1]).max() < 1e-3
+        np.testing.assert_allclose(observation['gripper'], usual['gripper'], atol=1e-3)
+    again, _ = env.reset(seed=SEED)
+    np.testing.assert_array_equal(again['ee_pose'][:3], begun[0])
+    apart = np.array(begun) - usual['ee_pose'][:3]
+    assert np.abs(apart.mean(axis=0)).max() < 0.015
+    np.testing.assert_allclose(apart.std(axis=0), 0.03, rtol=0.35)
+    arm.close()
 
 
 def test_the_layout_is_the_writers(three):

@@ -121,10 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help='first seed that is tried')
     parser.add_argument('--ticks-after-success', type=int, default=TICKS_AFTER_SUCCESS,
                         help='ticks that an episode goes on after its first success')
-    parser.add_argument('--disturbance', type=float, default=0.0, metavar='METRES',
-                        help='that pushes, one of them at the start, move the hand along each '
-                        'axis (standard deviation), so that the data show how to come back; 0 for '
-                        'none')
+    parser.add_argument('--start-offset', type=float, default=0.0, metavar='METRES',
+                        help='by which the hand begins elsewhere along each axis (standard '
+                        'deviation), so that its place does not tell that of the goal')
     parser.add_argument('--workers', type=int, default=2, help='simulations in parallel')
     parser.add_argument('--ray', nargs='?', const='auto', metavar='ADDRESS', default=None,
                         help="run the simulations on a Ray cluster, this machine's by default")
@@ -142,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                              'at least 1')
         configs = [CollectConfig(task, tuple(args.cameras), args.source_size, args.size,
                                  args.renderer, args.seed_start, args.ticks_after_success,
-                                 args.disturbance)
+                                 args.start_offset)
                    for task in tasks]
         play = partial(run_episodes, workers=args.workers)
         if args.ray is not None:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import gymnasium
 from gymnasium.spaces import Box, Dict
 import numpy as np
 
 from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.datatypes import EE_POSE
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.rendering import check_camera, check_renderer
 from diffusion_policy_ros.sim.rollout import closing_envs, parallel_envs
 from diffusion_policy_ros.sim.tasks import (
-    check_collection_seed, check_task, FIRST_COLLECTION_SEED, MAX_STEPS, TICKS_AFTER_SUCCESS,
-    ticks_left,
+    check_collection_seed, check_task, FIRST_COLLECTION_SEED, TICKS_AFTER_SUCCESS, ticks_left,
 )
 
 Steps = dict[str, list[np.ndarray]]
-PUSH_TICKS = 10
-PAUSE_TICKS = (10, 50)  # from the end of a push to the next one, drawn evenly
+MOVE_TICKS = 20  # to where an episode begins, at 1 cm a tick at most
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,9 @@ class CollectConfig:
         renderer: name of the picture settings.
         seed_start: first seed that is tried.
         ticks_after_success: ticks that an episode goes on after the first success.
-        disturbance: metres that a push moves the hand, the standard deviation along each axis; 0
-            for no pushes. The first begins with the episode, so that where the hand is does not
-            tell where the goal is while no camera sees it. The expert's targets are kept as they
-            answer what a push has done, so that the data show how to come back (Laskey et al.
-            2017, arXiv 1703.09327).
+        start_offset: metres by which the hand begins an episode elsewhere, the standard deviation
+            along each axis. It is moved there before the first step that is kept. Without it,
+            where the hand is tells where the goal must be, before any camera sees it.
     """
 
     task: str
@@ -52,7 +50,7 @@ class CollectConfig:
     renderer: str = 'plain'
     seed_start: int = FIRST_COLLECTION_SEED
     ticks_after_success: int = TICKS_AFTER_SUCCESS
-    disturbance: float = 0.0
+    start_offset: float = 0.0
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -64,16 +62,8 @@ class CollectConfig:
             raise ValueError(f'size is {self.size}, source_size {self.source_size} and '
                              f'ticks_after_success {self.ticks_after_success}, expected '
                              '0 < size <= source_size and no negative ticks')
-        if not 0 <= self.disturbance < 1:
-            raise ValueError(f'disturbance is {self.disturbance} m, expected 0 to less than 1')
-
-    def pushes(self, seed: int) -> np.ndarray:
-        """Return (MAX_STEPS, 3), metres by which each tick of an episode misses its target."""
-        rng, offsets, tick = np.random.default_rng(seed), np.zeros((MAX_STEPS, 3)), 0
-        while self.disturbance and tick < MAX_STEPS:
-            offsets[tick:tick + PUSH_TICKS] = rng.normal(0, self.disturbance / PUSH_TICKS, 3)
-            tick += PUSH_TICKS + rng.integers(*PAUSE_TICKS)
-        return offsets
+        if not 0 <= self.start_offset < 1:
+            raise ValueError(f'start_offset is {self.start_offset} m, expected 0 to less than 1')
 
 
 class ScaledCameras(gymnasium.ObservationWrapper):
@@ -92,10 +82,41 @@ class ScaledCameras(gymnasium.ObservationWrapper):
             for name in self._cameras}}
 
 
+class StartElsewhere(gymnasium.Wrapper):
+    """
+    Moves the open hand by a random offset, which follows from the seed, before an episode begins.
+
+    Args:
+        env: a MetaWorldArm.
+        start_offset: standard deviation in metres along each axis.
+    """
+
+    def __init__(self, env: gymnasium.Env, start_offset: float) -> None:
+        super().__init__(env)
+        self._start_offset = start_offset
+
+    def reset(self, *, seed: int | None = None,
+              options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin an episode; `seed` is needed."""
+        observation, _ = self.env.reset(seed=seed, options=options)
+        start = observation[EE_POSE][:3] + np.random.default_rng(seed).normal(
+            0.0, self._start_offset, 3)
+        for _ in range(MOVE_TICKS):
+            observation, _, _, _, info = self.env.step(np.append(start, -1.0))
+        return observation, info
+
+
+def is_kept(tick: int) -> bool:
+    """Return whether a tick since the reset is one of the episode, and drawn."""
+    return tick >= MOVE_TICKS
+
+
 def make_env(config: CollectConfig) -> gymnasium.Env:
     """Return one simulation that observes what is kept."""
     arm = MetaWorldArm(config.task, config.cameras, config.source_size, config.source_size,
-                       config.renderer)
+                       config.renderer, image_due=is_kept if config.start_offset else None)
+    if config.start_offset:
+        arm = StartElsewhere(arm, config.start_offset)
     return ScaledCameras(arm, config.cameras, config.size)
 
 
@@ -104,18 +125,16 @@ class Episode:
     """One seed's steps, and the ticks left once it has succeeded; None before."""
 
     seed: int
-    pushes: np.ndarray
     steps: Steps = field(default_factory=dict)
     ticks_left: int | None = None
 
     def answer(self, observation: dict[str, np.ndarray], position: np.ndarray,
                effort: float) -> np.ndarray:
         """Keep an observation with the target that answers it; return the action (4,) to take."""
-        push = self.pushes[len(self.steps.get('target_position', ()))]
         for name, value in (*observation.items(), ('target_position', position),
                             ('target_gripper', np.array([effort]))):
             self.steps.setdefault(name, []).append(value)
-        return np.array([*(position + push), effort])
+        return np.array([*position, effort])
 
 
 def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int], None],
@@ -134,8 +153,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
     expert = Expert(config.task)
     envs = parallel_envs([partial(make_env, config)] * workers)
     with closing_envs(envs):
-        episodes = [Episode(seed, config.pushes(seed))
-                    for seed in range(first_seed, first_seed + workers)]
+        episodes = [Episode(seed) for seed in range(first_seed, first_seed + workers)]
         next_seed = first_seed + workers
         observations, infos = envs.reset(seed=[episode.seed for episode in episodes])
         states = infos['sim_state'].copy()
@@ -152,7 +170,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
             if over.any():
                 for i in np.flatnonzero(over):
                     yield episodes[i]
-                    episodes[i] = Episode(next_seed, config.pushes(next_seed))
+                    episodes[i] = Episode(next_seed)
                     next_seed += 1
                 observations, infos = envs.reset(seed=[episode.seed for episode in episodes],
                                                  options={'reset_mask': over})

@@ -26,7 +26,7 @@ class Player:
 
     def play(self, seed: int) -> Episode:
         """Play one episode."""
-        episode = Episode(seed, self._config.pushes(seed))
+        episode = Episode(seed)
         observation, info = self._env.reset(seed=seed)
         while True:
             action = episode.answer(observation, *self._expert.target(info['sim_state']))

@@ -237,7 +237,7 @@ def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[
     train, held_out = used.split(training.episodes)
     provenance = {'data': {'name': path.name, 'sha256': used.digest(),
                            **{key: used.attributes[key] for key in
-                              ('task', 'seed_start', 'disturbance') if key in used.attributes},
+                              ('task', 'seed_start', 'start_offset') if key in used.attributes},
                            'episodes': training.episodes,
                            'validation_episodes': training.validation_episodes,
                            'frames': int(train.episode_ends[-1]),
