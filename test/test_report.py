@@ -94,6 +94,17 @@ def test_a_folder_of_files_is_one_task_with_no_mean(results, document):
 """
 
 
+def test_more_variants_than_a_table_is_wide_are_rows(results):
+    for number, name in enumerate('abcde'):
+        write_result(results / f'wide/push/{name}.json', 'push-v3', number, 10)
+    write_result(results / 'wide/reach/a.json', 'reach-v3', 10, 10)
+    lines = report.markdown(report.read_results(results / 'wide')).splitlines()
+    assert lines[0] == '| variant | push-v3 | reach-v3 | mean; pooled |'
+    assert [line.split(' | ')[0] for line in lines[2:]] == ['| a', '| b', '| c', '| d', '| e']
+    assert lines[2].startswith('| a | 0/10 (0.0-27.8 %) | 10/10 (72.2-100.0 %) | 50.0 % (2 of 2')
+    assert lines[3].split(' | ')[1:3] == ['1/10 (1.8-40.4 %)', '-']
+
+
 def test_the_shipped_results_agree_with_themselves():
     row, = report.read_results(ROOT / 'results/drawer_open').values()
     assert 'default' in row

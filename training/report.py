@@ -38,6 +38,7 @@ SWEEP = re.compile(r'(steps|demos)_([1-9]\d*)')
 SWEPT = {'steps': ('denoising steps', 'num_inference_steps'),
          'demos': ('demonstrations', 'trained_episodes')}
 METRICS = '.metrics.jsonl'
+WIDEST = 4  # variants, where there are fewer tasks
 MARKERS = 'osD^vPX'  # 7, so that with 10 colours 70 lines differ
 STYLE = {'markersize': 4, 'linewidth': 1}
 
@@ -176,7 +177,11 @@ def mean_cell(results: Collection[Result], n_tasks: int) -> str:
 
 
 def markdown(results: Results) -> str:
-    """Return a row a task and a column a variant; below several tasks their mean."""
+    """
+    Return a row a task and a column a variant; below several tasks their mean.
+
+    Where that would be too wide to read, each variant is a row.
+    """
     by_variant, sweep = columns(results), sweep_of(results)
     rows = [[f'task / {SWEPT[sweep][0]}' if sweep else 'task',
              *(str(_number(name)) if sweep else _words(name) for name in by_variant)]]
@@ -185,6 +190,8 @@ def markdown(results: Results) -> str:
     if len(results) > 1:
         rows.append(['mean; pooled', *(mean_cell(column.values(), len(results))
                                        for column in by_variant.values())])
+    if len(by_variant) > max(WIDEST, len(results)) and not sweep:
+        rows = [['variant', *(row[0] for row in rows[1:])], *zip(*(row[1:] for row in rows))]
     lines = [f'| {" | ".join(row)} |' for row in rows]
     return '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:], ''])
 
