@@ -91,7 +91,7 @@ def test_three_bags_are_three_episodes(bags, config, tmp_path, capsys):
 def test_what_was_recorded_can_be_trained(bags, config, tmp_path):
     assert convert(bags, '-o', tmp_path / 'push.zarr', '-c', config) == 0
     train.main([str(config), '-d', str(tmp_path / 'push.zarr'), '-o', str(tmp_path / 'out'),
-                '--cpu'])
+                '--cpu', '--set', 'policy.task=push'])
     assert (tmp_path / 'out/checkpoint/model.safetensors').is_file()
 
 
