@@ -103,6 +103,9 @@ def test_more_variants_than_a_table_is_wide_are_rows(results):
     assert [line.split(' | ')[0] for line in lines[2:]] == ['| a', '| b', '| c', '| d', '| e']
     assert lines[2].startswith('| a | 0/10 (0.0-27.8 %) | 10/10 (72.2-100.0 %) | 50.0 % (2 of 2')
     assert lines[3].split(' | ')[1:3] == ['1/10 (1.8-40.4 %)', '-']
+    axes, = report.draw_success(report.read_results(results / 'wide')).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*'abcde']
+    assert [dots.get_label() for dots in axes.containers] == ['push-v3', 'reach-v3']
 
 
 def test_the_shipped_results_agree_with_themselves():

@@ -150,6 +150,11 @@ def sweep_of(results: Results) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
+def is_wide(results: Results) -> bool:
+    """Return whether each variant had better be a row."""
+    return len(columns(results)) > max(WIDEST, len(results)) and not sweep_of(results)
+
+
 def _number(variant: str) -> int:
     return int(variant.partition('_')[2])
 
@@ -190,19 +195,20 @@ def markdown(results: Results) -> str:
     if len(results) > 1:
         rows.append(['mean; pooled', *(mean_cell(column.values(), len(results))
                                        for column in by_variant.values())])
-    if len(by_variant) > max(WIDEST, len(results)) and not sweep:
+    if is_wide(results):
         rows = [['variant', *(row[0] for row in rows[1:])], *zip(*(row[1:] for row in rows))]
     lines = [f'| {" | ".join(row)} |' for row in rows]
     return '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:], ''])
 
 
 def draw_success(results: Results) -> Figure:
-    """Draw a row of dots a task, or a variant of the one task; a sweep as a line a task."""
+    """Draw a row of dots a task, or a variant as the table does; a sweep as a line a task."""
     rows, series, sweep = list(results), columns(results), sweep_of(results)
-    if sweep or len(rows) == 1:
+    if sweep or len(rows) == 1 or is_wide(results):
         rows, series = list(series), results
-    height = 1.2 + 0.15 * len(rows) * (len(series) + 1)
-    figure = Figure(figsize=(7, _height(series) if sweep else height), layout='constrained')
+    height = 1.2 + (0.1 if is_wide(results) else 0.15) * len(rows) * (len(series) + 1)
+    figure = Figure(figsize=(10 if is_wide(results) else 7, _height(series) if sweep else height),
+                    layout='constrained')
     axes = figure.subplots()
     for i, (name, row) in enumerate(series.items()):
         shift = 0.8 * ((i + 0.5) / len(series) - 0.5)  # equal rates stay visible
