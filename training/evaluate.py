@@ -148,6 +148,16 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     return [episodes[seed] for seed in seeds]
 
 
+def settings_of(policy: DiffusionPolicy, task: str, seeds: Sequence[int], noise_seed: int,
+                blend_s: float) -> dict[str, Any]:
+    """Return what an evaluation's outcome depends on beside the checkpoint."""
+    noise = policy.config.noise
+    return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed,
+            'noise_seeds': [noise_seed + seed for seed in seeds], 'blend_s': blend_s,
+            'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
+            'timestep_spacing': noise.timestep_spacing}
+
+
 def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
              noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
              on_episode: Callable[[Episode], None] = lambda episode: None) -> dict[str, Any]:
@@ -159,17 +169,13 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
     n_success = sum(episode.success for episode in episodes)
     steps = [episode.steps for episode in episodes if episode.success]
     return {
-        'task': task, 'mode': 'evaluate', 'seeds': list(seeds), 'noise_seed': noise_seed,
-        'noise_seeds': [noise_seed + seed for seed in seeds],
+        **settings_of(policy, task, seeds, noise_seed, blend_s), 'mode': 'evaluate',
         'success': [episode.success for episode in episodes],
         'steps': [episode.steps for episode in episodes],
         'n_success': n_success, 'n_episodes': len(episodes),
         'wilson95': list(wilson_interval(n_success, len(episodes))),
         'median_steps': float(np.median(steps)) if steps else None,
-        'workers': workers, 'blend_s': blend_s,
-        'sampler': policy.config.noise.sampler,
-        'num_inference_steps': policy.config.noise.num_inference_steps,
-        'timestep_spacing': policy.config.noise.timestep_spacing,
+        'workers': workers,
         'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
         'chunk_ms': predict.latency(),
         'wall_s': time.perf_counter() - start,
@@ -349,14 +355,11 @@ def there_already(path: Path | None, settings: Mapping[str, Any]) -> dict[str, A
 def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str, Any],
             path: Path | None, options: argparse.Namespace) -> None:
     """Evaluate on one task, print it, and write it to `path` with its videos."""
-    seeds, noise = range(options.seed, options.seed + options.episodes), policy.config.noise
-    result = there_already(path, {
-        'task': task, 'seeds': list(seeds), 'noise_seeds': [noise_seed + seed for seed in seeds],
-        'blend_s': options.blend,
-        'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
-        'timestep_spacing': noise.timestep_spacing,
+    seeds = range(options.seed, options.seed + options.episodes)
+    found = result = there_already(path, {
+        **settings_of(policy, task, seeds, noise_seed, options.blend),
         **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device')}})
-    if result:
+    if found:
         print(f'{path} is there already:')
     else:
         with progress_bar(task, len(seeds)) as on_episode:
@@ -365,8 +368,9 @@ def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str
     show(result)
     if path is None:
         return
-    write(path, result)
-    print(f'wrote {path}')
+    if not found:
+        write(path, result)
+        print(f'wrote {path}')
     for outcome in (True, False):
         chosen = [seed for seed, success in zip(seeds, result['success'])
                   if success == outcome][:options.video]

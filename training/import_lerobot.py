@@ -30,7 +30,7 @@ from rich.progress import (
 from whole_output import write_whole
 
 from diffusion_policy_ros.control.images import camera_image
-from diffusion_policy_ros.control.rotation import is_unit
+from diffusion_policy_ros.control.rotation import furthest_from_unit, is_unit
 from diffusion_policy_ros.data.lerobot_format import ACTION, STATE, step_of
 from diffusion_policy_ros.data.lerobot_reader import LeRobotReader
 from diffusion_policy_ros.data.pictures import encode, FORMATS
@@ -152,10 +152,9 @@ def episode(reader: LeRobotReader, number: int, parts: Mapping[str, Sequence[Par
         if len(bad):
             raise ValueError(f'{where}: {name} is not finite in row {bad[0] * stride}')
     if not is_unit(arrays[EE_POSE][:, 3:]):
-        norm = np.linalg.norm(arrays[EE_POSE][:, 3:], axis=1)
-        worst = int(np.abs(norm - 1.0).argmax())
-        raise ValueError(f'{where}: the quaternion of row {worst * stride} has norm '
-                         f'{norm[worst]:.4g}, expected 1; is --state-quaternion right?')
+        row, norm = furthest_from_unit(arrays[EE_POSE][:, 3:])
+        raise ValueError(f'{where}: the quaternion of row {row * stride} has norm {norm:.4g}, '
+                         'expected 1; is --state-quaternion right?')
     return arrays
 
 

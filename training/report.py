@@ -204,10 +204,11 @@ def markdown(results: Results) -> str:
 def draw_success(results: Results) -> Figure:
     """Draw a row of dots a task, or a variant as the table does; a sweep as a line a task."""
     rows, series, sweep = list(results), columns(results), sweep_of(results)
-    if sweep or len(rows) == 1 or is_wide(results):
+    wide = is_wide(results)
+    if sweep or len(rows) == 1 or wide:
         rows, series = list(series), results
-    height = 1.2 + (0.1 if is_wide(results) else 0.15) * len(rows) * (len(series) + 1)
-    figure = Figure(figsize=(10 if is_wide(results) else 7, _height(series) if sweep else height),
+    height = 1.2 + (0.1 if wide else 0.15) * len(rows) * (len(series) + 1)
+    figure = Figure(figsize=(10 if wide else 7, _height(series) if sweep else height),
                     layout='constrained')
     axes = figure.subplots()
     for i, (name, row) in enumerate(series.items()):

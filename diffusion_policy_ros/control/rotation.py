@@ -30,6 +30,13 @@ def is_unit(quaternion: np.ndarray) -> bool:
     return bool(np.all(np.abs(squares - 1.0) <= 2 * UNIT_TOLERANCE))
 
 
+def furthest_from_unit(quaternions: np.ndarray) -> tuple[int, float]:
+    """Return the row of quaternions (N, 4) whose length is furthest from 1, and that length."""
+    length = np.linalg.norm(quaternions, axis=1)
+    row = int(np.abs(length - 1.0).argmax())
+    return row, float(length[row])
+
+
 def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the rotation `right` followed by `left`, (4,)."""
     ax, ay, az, aw = left.tolist()

@@ -58,7 +58,8 @@ def recover_bag(folder: Path) -> Recovered:
         raise ValueError(f'{folder}: it is being recorded')
     name = folder.name.removesuffix(UNFINISHED)
     target = folder.with_name(name + RECOVERED)
-    writer, count, unread = BagWriter(target, name), 0, files[0].stat().st_size
+    size = unread = files[0].stat().st_size
+    writer, count = BagWriter(target, name), 0
     try:
         with files[0].open('rb') as stream:
             for found in _whole_records(stream):
@@ -67,7 +68,7 @@ def recover_bag(folder: Path) -> Recovered:
                     writer.write(topic, message.data, message.log_time, message.publish_time,
                                  message.sequence)
                     count += 1
-                unread = files[0].stat().st_size - stream.tell()
+                unread = size - stream.tell()
         if not count:
             raise ValueError(f'{folder}: not one message can be read')
         writer.close({'complete': 'false', 'recovered': 'true'})

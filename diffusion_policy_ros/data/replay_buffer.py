@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from diffusion_policy_ros.control.rotation import is_unit
+from diffusion_policy_ros.control.rotation import furthest_from_unit, is_unit
 from diffusion_policy_ros.data import pictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
@@ -208,10 +208,8 @@ def _check(key: str, value: np.ndarray, by_row: np.ndarray, rows: int) -> None:
         if len(bad):
             raise ValueError(f'it is not finite in row {bad[0]} and {len(bad) - 1} more')
         if key == EE_POSE and not is_unit(value[:, 3:]):  # zeros, where a file was lost
-            length = np.linalg.norm(value[:, 3:], axis=1)
-            worst = int(np.abs(length - 1).argmax())
-            raise ValueError(f'the quaternion of row {worst} has length {length[worst]:.4g}, '
-                             'expected 1')
+            row, length = furthest_from_unit(value[:, 3:])
+            raise ValueError(f'the quaternion of row {row} has length {length:.4g}, expected 1')
     elif key in STAMPED:
         if value.shape != (rows,) or value.dtype != STAMPED[key]:
             raise ValueError(f'it is {value.dtype} {value.shape}, expected '

@@ -32,7 +32,7 @@ FIRST_STAMP_NS = NS_PER_S
 EPISODE_GAP_NS = 2 * NS_PER_S
 
 Predict = Callable[[Sequence[ObservationWindow], Sequence[int], Sequence[int]], Sequence[Chunk]]
-"""Windows, their episodes' seeds and their times since their episode's start, in nanoseconds."""
+"""Windows, their episodes' seeds and their times since their start, in nanoseconds, to chunks."""
 OnTick = Callable[[int, int, Mapping[str, np.ndarray]], None]
 """Is told an episode's seed, the stamp and what the arm observes."""
 
