@@ -1,9 +1,13 @@
 """What a policy sees of a camera's pixels."""
 
+import struct
+import zlib
+
+import cv2
 import numpy as np
 import pytest
 
-from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.control.images import camera_image, decode_image
 
 RED_GREEN = np.array([[[255, 0, 0], [0, 255, 7]]], np.uint8)  # (1, 2, 3) RGB
 
@@ -75,3 +79,17 @@ def test_what_does_not_fit_is_refused(pixels, encoding, message):
 def test_a_size_of_nothing_is_refused():
     with pytest.raises(ValueError, match='size asked for is 0x2'):
         camera_image(RED_GREEN, 'rgb8', 0, 2)
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg'])
+def test_a_header_of_an_absurd_size_is_no_image(kind):
+    """Such a header makes OpenCV raise an error of its own, which no callback expects."""
+    data = bytearray(cv2.imencode(f'.{kind}', np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    if kind == 'png':
+        data[16:24] = struct.pack('>II', 999_999, 2_000)
+        data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+    else:
+        at = data.index(b'\xff\xc0')
+        data[at + 5:at + 9] = struct.pack('>HH', 65_000, 65_000)
+    with pytest.raises(ValueError, match='bytes that are no image, expected jpeg or png'):
+        decode_image(bytes(data))

@@ -34,6 +34,7 @@ def test_nothing_is_said_before_the_inputs_have_settled():
     assert check.differences(100 * NS_PER_S) is None
     see(check)
     assert check.differences(3 * NS_PER_S - 1) is None
+    see(check, start_ns=2 * NS_PER_S)
     assert check.differences(3 * NS_PER_S) == []
 
 
@@ -51,14 +52,34 @@ def test_nothing_is_said_before_the_inputs_have_settled():
 def test_every_difference_is_named(changes, expected):
     check = make_check()
     see(check, **changes)
-    assert check.differences(10 * NS_PER_S) == expected
+    period_ns = changes.get('period_ns', PERIOD_NS)
+    see(check, **{**changes, 'start_ns': NS_PER_S + 8 * period_ns, 'n': 200})
+    assert check.differences(NS_PER_S + 208 * period_ns) == expected
 
 
 def test_a_lost_message_or_a_new_episode_is_no_slow_rate():
     check = make_check()
     see(check)
     see(check, start_ns=10 * NS_PER_S)
-    assert check.differences(20 * NS_PER_S) == []
+    assert check.differences(11 * NS_PER_S) == []
+
+
+def test_a_stream_that_falls_silent_is_named():
+    check = make_check()
+    see(check)
+    see(check, (EE_POSE, GRIPPER), start_ns=2 * NS_PER_S, n=40)
+    assert check.differences(4 * NS_PER_S) == [
+        'wrist/image_raw: silent for over 1 s, expected 20.0 Hz']
+    see(check, start_ns=4 * NS_PER_S)
+    assert check.differences(5 * NS_PER_S) == []
+    check.begin_episode()
+    assert check.differences(9 * NS_PER_S) == []
+
+
+def test_in_lockstep_silence_means_nothing():
+    check = InputCheck(CONFIG, TOPICS, 'base', lockstep=True)
+    see(check)
+    assert check.differences(100 * NS_PER_S) == []
 
 
 def test_the_step_from_one_episode_to_the_next_is_no_period():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import queue
 import threading
 
@@ -209,3 +210,7 @@ def test_an_arm_without_the_policys_gripper_is_refused(policy):
     check_arm(policy.config, ArmConfig('base', 'hand'))
     with pytest.raises(ValueError, match='gripper.type is none, expected a gripper'):
         check_arm(policy.config, ArmConfig('base', 'hand', gripper=GripperConfig(type='none')))
+    without = replace(policy.config, action=replace(policy.config.action, parts=('ee_position',)))
+    check_arm(without, ArmConfig('base', 'hand', gripper=GripperConfig(type='none')))
+    with pytest.raises(ValueError, match='gripper.type is continuous, expected none'):
+        check_arm(without, ArmConfig('base', 'hand'))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import cv2
 import numpy as np
 
@@ -71,8 +73,10 @@ def decode_image(data: bytes) -> np.ndarray:
         raise ValueError(f'data: {len(data)} bytes of a JPEG without its end, expected all of it')
     pixels = None
     if data:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8),
-                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        # A header that states an absurd size raises; other damage returns None.
+        with contextlib.suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8),
+                                  cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f'data: {len(data)} bytes that are no image, expected jpeg or png')
     return pixels

@@ -10,6 +10,7 @@ from diffusion_policy_ros.datatypes import EE_POSE, NS_PER_S, Observation
 from diffusion_policy_ros.policy.config import PolicyConfig
 
 SETTLE_NS = 2 * NS_PER_S
+SILENCE_NS = NS_PER_S
 RATE_TOLERANCE = 1.25
 N_PERIODS, MIN_PERIODS = 21, 5
 
@@ -22,19 +23,24 @@ class InputCheck:
         config: the checkpoint's.
         topics: stream to the topic that it comes on.
         base_frame: the arm's, or '' where it is not known.
+        lockstep: the simulator waits, so that silence means nothing.
     """
 
-    def __init__(self, config: PolicyConfig, topics: dict[str, str], base_frame: str) -> None:
+    def __init__(self, config: PolicyConfig, topics: dict[str, str], base_frame: str,
+                 lockstep: bool = False) -> None:
         self._config, self._topics, self._base_frame = config, topics, base_frame
+        self._lockstep = lockstep
         self._sizes: dict[str, tuple[int, int]] = {}
         self._frames: dict[str, str] = {}
         self._stamps: dict[str, deque[int]] = {}
+        self._seen_steady_ns: dict[str, int] = {}
         self._first_steady_ns: int | None = None
 
     def saw(self, observation: Observation, steady_ns: int) -> None:
         """Take note of one message that could be used."""
         stamps = self._stamps.setdefault(observation.stream, deque(maxlen=N_PERIODS + 1))
         stamps.append(observation.stamp_ns)
+        self._seen_steady_ns[observation.stream] = steady_ns
         self._frames[observation.stream] = observation.frame_id
         if self._first_steady_ns is None:
             self._first_steady_ns = steady_ns
@@ -44,7 +50,8 @@ class InputCheck:
         self._sizes[stream] = height, width
 
     def begin_episode(self) -> None:
-        """Forget the stamps: the step to the next one is no period."""
+        """Forget the stamps: the step to the next one is no period, and no silence."""
+        self._seen_steady_ns.clear()
         self._stamps = {stream: deque(maxlen=N_PERIODS + 1) for stream in self._stamps}
 
     def differences(self, steady_ns: int) -> list[str] | None:
@@ -53,7 +60,16 @@ class InputCheck:
             return None
         found = [f'{topic}: no message that can be used, expected one'
                  for stream, topic in self._topics.items() if stream not in self._stamps]
-        return found + self._wrong_sizes() + self._wrong_rates() + self._wrong_frame()
+        return (found + self._silent(steady_ns) + self._wrong_sizes() + self._wrong_rates()
+                + self._wrong_frame())
+
+    def _silent(self, steady_ns: int) -> list[str]:
+        if self._lockstep:
+            return []
+        return [f'{self._topics[stream]}: silent for over {SILENCE_NS / NS_PER_S:g} s, expected '
+                f'{1 / self._config.dt_s:.1f} Hz'
+                for stream, seen_ns in self._seen_steady_ns.items()
+                if steady_ns - seen_ns > SILENCE_NS]
 
     def _wrong_sizes(self) -> list[str]:
         found = []

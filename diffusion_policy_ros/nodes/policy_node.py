@@ -184,7 +184,8 @@ class PolicyNode(LifecycleNode):
             kinds[camera.name] = (Image if raw else CompressedImage,
                                   partial(self._camera_observation, camera))
         topics = {stream: topics[stream] for stream in config.streams}
-        self._check = InputCheck(config, topics, settings.frame_prefix + self._arm.base_frame)
+        self._check = InputCheck(config, topics, settings.frame_prefix + self._arm.base_frame,
+                                 settings.lockstep)
         for stream, topic in topics.items():
             kind, convert = kinds[stream]
             callback = self._guard(topic, partial(self._on_input, convert))
@@ -285,9 +286,9 @@ class PolicyNode(LifecycleNode):
         self._differences = found
         if found:
             self.get_logger().error('\n  '.join(
-                ['the inputs are not what the checkpoint was trained on:', *found]))
+                ['the inputs are not what the checkpoint needs:', *found]))
         else:
-            self.get_logger().info('the inputs are what the checkpoint was trained on')
+            self.get_logger().info('the inputs are what the checkpoint needs')
 
 
 def main() -> int:

@@ -118,12 +118,15 @@ def warm_up(policy: DiffusionPolicy) -> float:
 
 def check_arm(config: PolicyConfig, arm: ArmConfig) -> None:
     """
-    Refuse an arm that cannot do what the policy predicts.
+    Refuse an arm whose gripper is not the policy's.
 
     Raises:
-        ValueError: names the part that the arm has not.
+        ValueError: it has none that the policy needs, or one that the policy does not move.
     """
-    parts = (*config.action.parts, *config.observation.state)
-    if arm.gripper.type == 'none' and 'gripper' in parts:
+    moves = 'gripper' in config.action.parts
+    if moves and arm.gripper.type == 'none':
         raise ValueError("arm: gripper.type is none, expected a gripper, which the checkpoint's "
-                         'policy observes or moves')
+                         'policy moves')
+    if not moves and arm.gripper.type != 'none':
+        raise ValueError(f'arm: gripper.type is {arm.gripper.type}, expected none, since the '
+                         "checkpoint's policy moves no gripper: the executor would wait for it")
