@@ -136,11 +136,16 @@ class Status(Enum):
     NO_POSE = 'Waiting for the measured ee_pose.'
     NO_CHUNK = 'Waiting for a chunk.'
     STARTING = 'Approaching the first target slowly from the measured pose.'
-    START_REFUSED = 'The first target is further from the measured pose than max_start_jump.'
+    START_REFUSED = ('The first target is further from the measured pose than max_start_jump or '
+                     'max_start_turn.')
+    STOPPING = 'Braking before motion begins anew from the measured pose.'
     TRACKING = 'Following the chunk.'
     STARVED = 'Past the last point of the chunk: holding its last target.'
     HELD = 'No new chunk within command_timeout: holding.'
     TELEOP = 'Following the teleoperator.'
     REFUSED = 'The chunk for this time was refused: holding.'
     CONFLICT = 'Another node publishes target_pose, too: refusing to move the arm.'
+    TWO_POLICIES = 'More than one node leads the arm: holding until only one is left.'
     HALTED = 'Halted: holding until ~/clear_halt is called.'
+    ASTRAY = ('The arm was moved or stopped, further than max_tracking_error from its command: '
+              'holding where it is until ~/clear_halt is called.')

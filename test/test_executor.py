@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.arm import ArmConfig, GripperConfig
-from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
+from diffusion_policy_ros.control.executor import ChunkExecutor, LONGEST_STEP_PERIODS
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.limits import Limits
 from diffusion_policy_ros.datatypes import Chunk, Command, EE_POSE, Observation, Status
 
@@ -20,7 +21,8 @@ UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
 TILTED = np.array([np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)])
 LIMITS = Limits((-1.0, -1.0, 0.0), (1.0, 1.0, 1.0), max_speed=0.5, max_acceleration=4.0,
                 max_angular_speed=1.0, max_angular_acceleration=8.0, max_start_jump=0.2,
-                start_speed=0.1)
+                max_start_turn=1.7, start_speed=0.1, start_angular_speed=0.3,
+                max_tracking_error=0.1)
 ARM = ArmConfig('base', 'hand', LIMITS)
 HOME = np.array([0.1, 0.2, 0.3])
 
@@ -93,7 +95,8 @@ def speeds(sent, start=None):
     if start is not None:
         positions = np.vstack([start, positions])
         stamps = [stamps[0] - PERIOD, *stamps]
-    return np.diff(positions, axis=0) / (np.diff(stamps) / S)[:, None]
+    # Where nothing was sent for a while the arm stood, and moves in the period before a command.
+    return np.diff(positions, axis=0) / (np.minimum(np.diff(stamps), PERIOD) / S)[:, None]
 
 
 def assert_within_limits(sent, limits=LIMITS, start=HOME):
@@ -107,6 +110,21 @@ def assert_within_limits(sent, limits=LIMITS, start=HOME):
     for command in sent:
         assert np.all(command.position >= np.array(limits.workspace_min) - 1e-12)
         assert np.all(command.position <= np.array(limits.workspace_max) + 1e-12)
+
+
+def moving(robot):
+    """Bring a robot to 0.4 m/s along x."""
+    robot.pose()
+    for _ in range(3):
+        robot.push(chunk(robot.now, robot.position + [0.02, 0, 0], (0.4, 0.0, 0.0)))
+        robot.run(10)
+    assert speeds(robot.sent)[-1][0] > 0.3
+
+
+def assert_comes_to_rest(sent):
+    """Braked all the way, and no further."""
+    assert np.all(np.diff(speeds(sent)[-10:, 0]) <= 1e-9)
+    np.testing.assert_allclose(speeds(sent)[-1], 0.0, atol=1e-9)
 
 
 # Nothing moves that must not move
@@ -135,18 +153,22 @@ def test_enable_on_start_is_for_who_asks_for_it():
     assert command is not None and status == Status.TRACKING
 
 
-def test_disable_stops_at_once_and_enable_begins_anew_from_the_measured_pose():
+def test_disable_brakes_and_enable_begins_anew_from_the_measured_pose():
     robot = Robot()
-    robot.track((0.2, 0.0, 0.0))
+    moving(robot)
     robot.executor.disable()
-    assert robot.run(3) == (None, Status.DISABLED)
-    robot.position = HOME + 0.05  # moved by hand
+    assert robot.run(30) == (None, Status.DISABLED)
+    assert_within_limits(robot.sent)
+    assert_comes_to_rest(robot.sent)
+    sent = len(robot.sent)
+    robot.position = robot.position + 0.05  # moved by hand
     robot.executor.enable()
     robot.pose()
-    assert robot.push(chunk(robot.now, HOME)) is None
+    start = robot.position
+    assert robot.push(chunk(robot.now, start + 0.05)) is None
     command, status = robot.run(1)
-    assert status == Status.STARTING
-    assert np.abs(command.position - (HOME + 0.05)).max() <= LIMITS.start_speed * PERIOD / S
+    assert status == Status.STARTING and len(robot.sent) == sent + 1
+    assert np.abs(command.position - start).max() <= LIMITS.start_speed * PERIOD / S
 
 
 def test_without_a_pose_or_a_chunk_nothing_is_sent():
@@ -230,26 +252,54 @@ def test_the_arms_orientation_is_held_where_none_is_predicted():
     np.testing.assert_allclose(robot.run(2)[0].quaternion, UPRIGHT)
 
 
-def test_a_fixed_orientation_is_reached_within_the_angular_limits():
+def turns(sent):
+    """Angle between each command and the next, rad."""
+    halves = np.array([command.quaternion for command in sent])
+    return 2 * np.arccos(np.clip(np.abs(np.sum(halves[1:] * halves[:-1], axis=1)), 0, 1))
+
+
+def test_a_fixed_orientation_is_reached_slowly_as_a_first_target():
     robot = Robot(arm=replace(ARM, fixed_orientation=tuple(TILTED)))
     robot.pose()
-    for _ in range(12):
+    for _ in range(30):
         robot.push(chunk(robot.now, robot.position))
         robot.run(10)
     np.testing.assert_allclose(robot.sent[-1].quaternion, TILTED, atol=1e-9)
-    halves = np.array([command.quaternion for command in robot.sent])
-    turns = 2 * np.arccos(np.clip(np.abs(np.sum(halves[1:] * halves[:-1], axis=1)), 0, 1))
-    assert turns.max() <= LIMITS.max_angular_speed * PERIOD / S + 1e-7
-    assert turns.max() > 0.5 * LIMITS.max_angular_speed * PERIOD / S
+    assert robot.statuses[100] == Status.STARTING and robot.statuses[-1] == Status.TRACKING
+    fastest = LIMITS.start_angular_speed * PERIOD / S
+    assert 0.99 * fastest < turns(robot.sent).max() <= fastest + 1e-7
 
 
-def test_a_predicted_rotation_is_followed():
+@pytest.mark.parametrize('predicted', [True, False])
+def test_a_first_target_turned_beyond_max_start_turn_is_refused(predicted):
+    """As from a driver that takes (w, x, y, z) for (x, y, z, w)."""
+    turned = np.array([1.0, 0.0, 0.0, 0.0])
+    robot = Robot(arm=ARM if predicted else replace(ARM, fixed_orientation=tuple(turned)))
+    robot.pose()
+    robot.push(chunk(robot.now, quaternion=np.tile(turned, (7, 1)) if predicted else None))
+    assert robot.run(5) == (None, Status.START_REFUSED)
+
+
+def test_what_a_teleoperator_has_turned_stays_turned():
+    robot = Robot()
+    robot.track(steps=5)
+    robot.run(400, each=lambda: robot.teleop(HOME, quaternion=TILTED))
+    np.testing.assert_allclose(robot.quaternion, TILTED, atol=1e-9)
+    robot.run(100, each=lambda: robot.push(chunk(robot.now, HOME)))
+    assert robot.statuses[-1] == Status.TRACKING
+    np.testing.assert_allclose(robot.quaternion, TILTED, atol=1e-9)
+
+
+def test_a_predicted_rotation_is_followed_within_the_angular_limits():
     robot = Robot()
     robot.pose()
-    for _ in range(12):
-        robot.push(chunk(robot.now, robot.position, quaternion=np.tile(TILTED, (7, 1))))
-        robot.run(10)
+    for goal, seconds in ((UPRIGHT, 1), (TILTED, 4)):
+        for _ in range(5 * seconds):
+            robot.push(chunk(robot.now, robot.position, quaternion=np.tile(goal, (7, 1))))
+            robot.run(10)
     np.testing.assert_allclose(robot.sent[-1].quaternion, TILTED, atol=1e-9)
+    fastest = LIMITS.max_angular_speed * PERIOD / S
+    assert 0.5 * fastest < turns(robot.sent).max() <= fastest + 1e-7
 
 
 def test_an_arm_without_a_gripper_gets_no_effort():
@@ -312,11 +362,10 @@ def test_a_chunk_that_is_past_altogether_is_refused():
     assert robot.push(chunk(robot.now - 6 * DT)) is None
 
 
-def test_a_chunk_in_another_frame_that_came_before_the_first_pose_is_refused_then():
+def test_a_chunk_in_another_frame_is_refused_before_the_first_pose_too():
     robot = Robot()
-    assert robot.push(chunk(robot.now, frame_id='camera')) is None
+    assert_refused(robot, chunk(robot.now, frame_id='camera'), 'frame')
     assert robot.run(2) == (None, Status.NO_CHUNK)
-    assert robot.executor.refused == {'frame': 1}
 
 
 def test_a_pose_that_is_no_pose_is_not_taken():
@@ -500,18 +549,36 @@ def test_each_ros_time_is_commanded_once():
     assert robot.step()[0] is None
 
 
-def test_ros_time_set_back_drops_all_and_goes_on_with_what_is_new():
+def test_ros_time_set_back_brakes_drops_all_and_goes_on_with_what_is_new():
     robot = Robot()
-    robot.track((0.1, 0.0, 0.0), steps=5)
+    moving(robot)
     robot.now = 50 * S
     robot.steady += PERIOD
-    assert robot.step() == (None, Status.NO_POSE)
-    robot.run(1)
+    before, first = len(robot.sent), robot.sent[-1].position
+    assert robot.step()[1] == Status.NO_POSE
+    robot.run(30)
     assert robot.step() == (None, Status.NO_CHUNK)
+    braking = robot.sent[before:]
+    assert_within_limits(braking[1:], start=None)
+    assert_comes_to_rest(braking)
+    assert 0 < braking[0].position[0] - first[0] < LIMITS.max_speed * PERIOD / S
     assert robot.push(chunk(robot.now, robot.position, (0.1, 0.0, 0.0))) is None
     command, status = robot.run(5)
     assert command is not None and status == Status.TRACKING
     assert command.stamp_ns == robot.now < 51 * S
+
+
+def test_a_clock_that_is_corrected_by_little_disturbs_nothing():
+    robot = Robot()
+    moving(robot)
+    robot.push(chunk(robot.now, robot.position, (0.4, 0.0, 0.0), points=20))
+    robot.run(5)
+    robot.now -= 25 * MS
+    for _ in range(10):
+        robot.run(1)
+    assert set(robot.statuses[-10:]) == {Status.TRACKING}
+    stamps = [command.stamp_ns for command in robot.sent]
+    assert stamps == sorted(set(stamps)) and stamps[-1] == robot.now
 
 
 def test_a_chunk_of_the_new_time_may_come_before_the_next_step():
@@ -524,11 +591,36 @@ def test_a_chunk_of_the_new_time_may_come_before_the_next_step():
     assert command is not None
 
 
-def test_a_leap_of_ros_time_begins_anew_from_the_measured_pose():
+def test_a_leap_of_ros_time_goes_on_without_a_jerk():
+    robot = Robot()
+    moving(robot)
+    robot.now += 2 * S
+    robot.pose()
+    assert robot.push(chunk(robot.now, robot.position)) is None
+    before = len(robot.sent)
+    command, status = robot.run(12)
+    assert robot.statuses[before] == Status.STARTING and status == Status.TRACKING
+    assert_within_limits(robot.sent[before:], start=None)
+    first = robot.sent[before].position[0] - robot.sent[before - 1].position[0]
+    assert 0 < first < LIMITS.max_speed * LONGEST_STEP_PERIODS * PERIOD / S
+
+
+def test_a_leap_of_ros_time_without_a_new_pose_brakes():
+    robot = Robot()
+    moving(robot)
+    robot.now += 2 * S
+    before = len(robot.sent)
+    robot.run(20, pose=False)
+    assert len(robot.sent) == before + 20 and robot.statuses[-1] == Status.NO_POSE
+    assert_comes_to_rest(robot.sent)
+
+
+def test_after_a_long_pause_of_the_process_motion_begins_at_the_measured_pose():
     robot = Robot()
     robot.track((0.1, 0.0, 0.0), steps=5)
-    robot.now += 2 * S
     robot.position = HOME - 0.02
+    robot.now += 2 * S
+    robot.steady += 2 * S
     robot.pose()
     assert robot.push(chunk(robot.now, HOME)) is None
     command, status = robot.run(1)
@@ -586,11 +678,7 @@ def test_a_pose_that_repeats_an_old_stamp_is_no_sign_of_life():
 
 def test_a_halt_brakes_within_limits_and_latches():
     robot = Robot()
-    robot.pose()
-    for _ in range(3):
-        robot.push(chunk(robot.now, robot.position + [0.02, 0, 0], (0.4, 0.0, 0.0)))
-        robot.run(10)
-    assert speeds(robot.sent)[-1][0] > 0.3
+    moving(robot)
     robot.executor.halt()
     robot.push(chunk(robot.now, robot.position, (0.4, 0.0, 0.0)))
     robot.teleop(robot.position)
@@ -624,23 +712,21 @@ def test_nothing_but_clear_halt_lifts_a_halt():
     assert np.abs(command.position - start).max() <= LIMITS.start_speed * PERIOD / S
 
 
-def test_a_halt_that_is_soon_cleared_comes_to_rest_before_motion_begins_anew():
+def test_a_halt_that_is_soon_cleared_goes_on_slowly():
     robot = Robot()
-    robot.pose()
-    for _ in range(3):
-        robot.push(chunk(robot.now, robot.position + [0.02, 0, 0], (0.4, 0.0, 0.0)))
-        robot.run(10)
+    moving(robot)
     robot.executor.halt()
     robot.run(1)
     robot.executor.clear_halt()
-    robot.push(chunk(robot.now, robot.position))
+    robot.push(chunk(robot.now, robot.position, (0.4, 0.0, 0.0)))
     robot.run(8)
-    assert robot.statuses[31:] == [Status.STARTING] * 8
+    assert robot.statuses[31] == Status.STARTING and robot.statuses[-1] == Status.TRACKING
     assert_within_limits(robot.sent)
 
 
 @pytest.mark.parametrize('interrupt', ['halt', 'no pose'])
-def test_after_an_interruption_motion_begins_at_the_measured_pose(interrupt):
+def test_after_an_interruption_the_command_goes_on_without_a_step(interrupt):
+    """An arm that sags behind its command is not lowered by that at every beginning."""
     robot = Robot()
     robot.track()
     if interrupt == 'halt':
@@ -651,12 +737,133 @@ def test_after_an_interruption_motion_begins_at_the_measured_pose(interrupt):
         robot.push(chunk(robot.now, points=100))
         robot.run(40, pose=False)
         assert robot.statuses[-1] == Status.NO_POSE
-    robot.position = start = robot.position + 0.03
+    commanded = robot.position
+    robot.position = robot.position - [0.0, 0.0, 0.03]
     robot.pose()
     robot.push(chunk(robot.now, HOME))
     command, status = robot.run(1)
     assert status == Status.STARTING
-    assert np.abs(command.position - start).max() <= LIMITS.start_speed * PERIOD / S
+    assert np.abs(command.position - commanded).max() <= LIMITS.start_speed * PERIOD / S
+
+
+# Something else moves the arm
+
+@pytest.mark.parametrize('status', [Status.TRACKING, Status.HELD, Status.HALTED])
+def test_an_arm_that_is_moved_away_is_held_where_it_is_until_clear_halt(status):
+    robot = Robot()
+    robot.track(steps=5)
+    if status == Status.HELD:
+        robot.run(80)
+    elif status == Status.HALTED:
+        robot.executor.halt()
+        robot.run(5)
+    assert robot.statuses[-1] == status
+    for _ in range(4):  # guided by hand, half a metre in all
+        robot.position = robot.position + [0.0, 0.12, 0.0]
+        robot.run(1)
+    held = robot.sent[-1].position
+    robot.push(chunk(robot.now, held))
+    command, now = robot.run(10)
+    assert now == (Status.HALTED if status == Status.HALTED else Status.ASTRAY)
+    np.testing.assert_array_equal(command.position, held)
+    robot.executor.clear_halt()
+    robot.push(chunk(robot.now, held))
+    assert robot.run(3)[1] in (Status.STARTING, Status.TRACKING)
+
+
+def test_the_command_is_never_further_from_an_arm_that_stands_still_than_allowed():
+    """As after a protective stop: chunks go on with absolute targets, the arm does not."""
+    robot = Robot()
+    robot.track(steps=2)
+    furthest = 0.0
+    for k in range(60):
+        robot.now += PERIOD
+        robot.steady += PERIOD
+        robot.position = HOME
+        robot.pose()
+        if k % 10 == 0:
+            robot.push(chunk(robot.now, HOME + [0.008 * k, 0.0, 0.0], (0.4, 0.0, 0.0)))
+        command, _ = robot.step()
+        furthest = max(furthest, abs(command.position[0] - HOME[0]))
+    assert robot.statuses[-1] == Status.ASTRAY
+    assert furthest <= LIMITS.max_tracking_error + LIMITS.max_speed * PERIOD / S
+    np.testing.assert_array_equal(robot.sent[-1].position, HOME)
+
+
+def test_a_reset_forgets_that_the_arm_was_moved():
+    robot = Robot()
+    robot.track(steps=2)
+    robot.position = HOME + 0.2
+    assert robot.run(1)[1] == Status.ASTRAY
+    robot.executor.reset()
+    robot.run(2)
+    robot.push(chunk(robot.now, robot.position))
+    assert robot.run(3)[1] == Status.TRACKING
+
+
+@pytest.mark.parametrize('halt', [False, True])
+def test_nothing_is_sent_while_another_node_commands_the_arm(halt):
+    robot = Robot()
+    moving(robot)
+    robot.executor.conflict(Status.CONFLICT)
+    if halt:
+        robot.executor.halt()
+    sent = len(robot.sent)
+    assert robot.run(5) == (None, Status.CONFLICT)
+    robot.position = start = HOME + 0.4
+    robot.run(5)
+    robot.executor.conflict(None)
+    robot.executor.clear_halt()
+    assert len(robot.sent) == sent
+    robot.push(chunk(robot.now, start))
+    command, _ = robot.run(1)
+    np.testing.assert_allclose(command.position, start, atol=1e-12)
+
+
+def test_while_two_policies_lead_the_arm_it_is_held():
+    robot = Robot()
+    moving(robot)
+    robot.executor.conflict(Status.TWO_POLICIES)
+    robot.push(chunk(robot.now, robot.position, (0.4, 0.0, 0.0)))
+    assert robot.run(20)[1] == Status.TWO_POLICIES
+    assert_within_limits(robot.sent)
+    assert_comes_to_rest(robot.sent)
+    robot.executor.conflict(None)
+    robot.push(chunk(robot.now, robot.position))
+    assert robot.run(10)[1] == Status.TRACKING
+
+
+def test_a_pose_outside_the_workspace_is_left_slowly_or_not_at_all():
+    robot = Robot()
+    robot.position = np.array([0.0, 0.0, 1.6])
+    robot.pose()
+    robot.push(chunk(robot.now, robot.position, points=40))
+    assert robot.run(5) == (None, Status.START_REFUSED)
+    robot.position = np.array([0.0, 0.0, 1.1])
+    robot.pose()
+    robot.push(chunk(robot.now, robot.position, points=40))
+    assert robot.run(40)[1] == Status.STARTING
+    assert 0 < np.abs(speeds(robot.sent)).max() <= LIMITS.start_speed * (1 + 1e-6)
+
+
+def test_a_pose_in_another_frame_is_refused():
+    robot = Robot()
+    value = np.concatenate([HOME, UPRIGHT])
+    problem = robot.executor.push_pose(Observation(EE_POSE, robot.now, value, 'panda_link0'))
+    assert problem == "frame: ee_pose is in 'panda_link0', expected 'base', the arm's base_frame"
+    robot.push(chunk(robot.now))
+    assert robot.run(3, pose=False) == (None, Status.NO_POSE)
+
+
+def test_huge_numbers_are_refused():
+    robot = Robot()
+    robot.track(steps=3)
+    huge = np.tile([1e308, 0.0, -1e308], (7, 1))
+    assert_refused(robot, replace(chunk(robot.now), position=huge), 'too far')
+    assert robot.executor.push_pose(
+        Observation(EE_POSE, robot.now, np.array([1e308, 0, 0, 0, 0, 0, 1.0]), 'base'))
+    assert robot.teleop([0.0, 1e200, 0.0]).startswith('teleop too far')
+    assert robot.run(3)[1] == Status.TRACKING
 
 
 def test_a_halt_of_an_arm_that_never_moved_sends_nothing():
@@ -690,7 +897,7 @@ def test_a_teleoperator_takes_over_and_lets_go():
     assert_within_limits(robot.sent)
 
 
-def test_after_release_it_begins_at_the_measured_pose_once_at_rest():
+def test_after_release_the_command_goes_on_without_a_step():
     robot = Robot()
     robot.pose()
     start, goal = robot.now, HOME + [0.0, 0.02, 0.0]
@@ -707,13 +914,9 @@ def test_after_release_it_begins_at_the_measured_pose_once_at_rest():
         robot.pose()
         robot.push(chunk(robot.now, robot.position))
         robot.step()
-    assert_within_limits(robot.sent[48:60], start=None)
+    assert_within_limits(robot.sent)
     assert robot.sent[-1].position[0] < moving.position[0] + 0.2
-    begun = [i for i in range(51, 80) if robot.statuses[i] == Status.TRACKING][0]
-    steps = np.abs(speeds(robot.sent))[:, 0] * PERIOD / S
-    # One step back by the lag, from rest; every other is within the limits.
-    assert np.sum(steps > LIMITS.max_speed * PERIOD / S * (1 + 1e-6)) == 1
-    assert begun > 62
+    assert Status.TRACKING in robot.statuses[51:]
 
 
 def test_a_teleoperator_too_far_away_is_refused_like_a_first_target():
@@ -756,16 +959,17 @@ def test_lockstep_takes_no_notice_of_a_teleop_target_that_is_sent_again():
 
 # An episode
 
-def test_reset_drops_all_and_chunks_of_older_observations():
+def test_reset_brakes_and_drops_all_and_chunks_of_older_observations():
     robot = Robot()
-    robot.track((0.1, 0.0, 0.0), steps=5)
-    robot.teleop(HOME)
+    moving(robot)
+    robot.teleop(robot.position)
     robot.executor.reset()
     robot.executor.reset()
-    assert robot.step() == (None, Status.NO_POSE)
     robot.pose()
     assert_refused(robot, chunk(robot.now - DT, HOME), 'before reset')
-    assert robot.run(3) == (None, Status.NO_CHUNK)
+    assert robot.run(30) == (None, Status.NO_CHUNK)
+    assert_within_limits(robot.sent)
+    assert_comes_to_rest(robot.sent)
     assert robot.push(chunk(robot.now, robot.position)) is None
     command, status = robot.run(1)
     assert status == Status.STARTING and command is not None
@@ -953,10 +1157,9 @@ def test_lockstep_answers_a_refused_chunks_ticks_with_a_hold_and_names_why(spoil
 
 def test_lockstep_holds_where_a_chunk_before_the_first_pose_was_in_another_frame():
     robot = Lockstep()
-    assert robot.push(lockstep_chunk(robot.now + TICK, frame_id='camera')) is None
+    assert_refused(robot, lockstep_chunk(robot.now + TICK, frame_id='camera'), 'frame')
     command, status = robot.tick()
     assert command is not None and status == Status.REFUSED
-    assert robot.executor.refused == {'frame': 1}
 
 
 def test_lockstep_holds_the_measured_pose_where_the_first_chunk_is_refused():
@@ -1061,7 +1264,8 @@ EVENT = st.one_of(
     st.tuples(st.just('run'), st.integers(1, 30)),
     st.tuples(st.just('blind'), st.integers(1, 40)),
     st.tuples(st.just('chunk'), st.floats(-0.5, 0.5), st.floats(-1.5, 1.5), st.integers(-8, 2)),
-    st.tuples(st.just('nan')), st.tuples(st.just('halt')), st.tuples(st.just('clear_halt')))
+    st.tuples(st.just('nan')), st.tuples(st.sampled_from(
+        ['halt', 'clear_halt', 'reset', 'disable', 'enable'])))
 
 
 @settings(max_examples=80, deadline=None)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.arm import load_arm
-from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
+from diffusion_policy_ros.control.executor import ChunkExecutor
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.datatypes import Command, EE_POSE, NS_PER_S, Observation
 from diffusion_policy_ros.sim.arm import MetaWorldArm, STEP_NS
 from diffusion_policy_ros.sim.experts import Expert

@@ -34,7 +34,7 @@ import torch
 from whole_output import write_json
 
 from diffusion_policy_ros.control.arm import load_arm
-from diffusion_policy_ros.control.executor import ExecutorConfig
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.datatypes import Chunk, EE_POSE, ObservationWindow
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+import math
 
 import numpy as np
 
 from diffusion_policy_ros.control.arm import ArmConfig
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.motion import Motion, NEUTRAL_EFFORT
 from diffusion_policy_ros.control.plan import Plan, pose_problem
 from diffusion_policy_ros.control.teleop import Teleop
@@ -19,46 +20,7 @@ LONGEST_STEP_PERIODS = 5
 """A pause of more periods than this counts as this many: it is not made good in one move."""
 
 MOVING = (Status.TRACKING, Status.STARVED, Status.TELEOP)
-BRAKING = (Status.HALTED, Status.HELD, Status.NO_POSE, Status.NO_CHUNK, Status.REFUSED)
-
-
-@dataclass(frozen=True)
-class ExecutorConfig:
-    """Parameters of the executor; each field's metadata says what it does."""
-
-    command_rate_hz: float = field(default=50.0, metadata={
-        'description': 'Commands per second; in lockstep the simulator sets the pace, and this is '
-                       'only the length of the first step.',
-        'unit': 'Hz', 'min': 1.0, 'max': 1000.0})
-    blend_s: float = field(default=0.1, metadata={
-        'description': 'Time over which a new chunk replaces the one before it; 0 replaces at '
-                       'once.',
-        'unit': 's', 'min': 0.0, 'max': 2.0})
-    command_timeout_s: float = field(default=0.5, metadata={
-        'description': 'Time without a live chunk, on the steady clock, after which the arm is '
-                       'braked and held; also a pause in ROS time after which motion begins anew '
-                       'from the measured pose.',
-        'unit': 's', 'min': 0.02, 'max': 10.0})
-    pose_timeout_s: float = field(default=0.5, metadata={
-        'description': 'Time without a new ee_pose after which the arm is braked and held.',
-        'unit': 's', 'min': 0.02, 'max': 10.0})
-    teleop_timeout_s: float = field(default=0.25, metadata={
-        'description': 'Silence of the teleoperator, on the steady clock, that counts as letting '
-                       'go.',
-        'unit': 's', 'min': 0.02, 'max': 10.0})
-    lockstep: bool = field(default=False, metadata={
-        'description': 'Answer each ee_pose exactly once, waiting for the chunk or the teleop '
-                       'target that is due; for simulators that wait for the answer.'})
-    n_action_steps: int = field(default=0, metadata={
-        'description': "The policy's Ta, needed in lockstep: a chunk answers for Ta * dt. 0 is "
-                       'for runs without a policy.',
-        'min': 0, 'max': 1000})
-    dt_s: float = field(default=0.0, metadata={
-        'description': "The policy's dt, needed in lockstep; 0 is for runs without a policy.",
-        'unit': 's', 'min': 0.0, 'max': 10.0})
-    enable_on_start: bool = field(default=False, metadata={
-        'description': 'Move without ~/enable; for simulators only, so that a replayed bag moves '
-                       'nothing.'})
+SILENT = (Status.DISABLED, Status.NO_LIMITS)
 
 
 class ChunkExecutor:
@@ -68,7 +30,8 @@ class ChunkExecutor:
     Give it every `ee_pose`, chunk and teleop target as they arrive, and call `step` at the command
     rate (in lockstep: when `ee_pose` of a tick arrives, and after each later arrival until the
     tick is answered). Nothing is sent before `enable`, nor for an arm without limits. Neither a
-    chunk nor a teleoperator can lift a halt.
+    chunk nor a teleoperator can lift a halt. Commands begin at the measured pose and go on without
+    a step from there; an arm that leaves them is held where it is, as if halted.
 
     Attributes:
         refused: how often chunks and teleop targets were refused, by reason.
@@ -80,17 +43,22 @@ class ChunkExecutor:
         self._has_gripper = arm.gripper.type != 'none'
         period_ns = round(NS_PER_S / config.command_rate_hz)
         self._min_step_ns = period_ns // 2
+        self._jitter_ns = 0 if config.lockstep else period_ns  # a clock's small step back
         self._command_timeout_ns = to_ns(config.command_timeout_s)
         self._pose_timeout_ns = to_ns(config.pose_timeout_s)
         self._motion = None if arm.limits is None else Motion(
             arm, period_ns, None if config.lockstep else LONGEST_STEP_PERIODS * period_ns)
-        self._max_start_jump = 0.0 if arm.limits is None else arm.limits.max_start_jump
+        self._max_tracking_error = (math.inf if arm.limits is None
+                                    else arm.limits.max_tracking_error)
+        self._frame_id = arm.base_frame
         self._answer_ns = config.n_action_steps * to_ns(config.dt_s) if config.lockstep else 0
         self._plan = Plan(to_ns(config.blend_s), self._answer_ns,
                           None if config.lockstep else self._command_timeout_ns)
         self._teleop = Teleop(to_ns(config.teleop_timeout_s), config.lockstep)
         self._enabled = config.enable_on_start
-        self._halted = False
+        self._halted = self._astray = False
+        self._conflict: Status | None = None
+        self._stopping = False
         self.refused: Counter[str] = Counter()
         self.status = Status.NO_POSE if config.enable_on_start else Status.DISABLED
         self._drop()
@@ -99,24 +67,36 @@ class ChunkExecutor:
         """Allow motion, which begins at the measured pose, with the orientation measured there."""
         if not self._enabled and self._motion is not None:
             self._motion.forget_orientation()
+            self._astray = False
         self._enabled = True
 
     def disable(self) -> None:
-        """Send nothing from now on."""
+        """Brake, and send nothing once the arm stands."""
         self._enabled = False
-        self._stop_following()
+        self._stop()
 
     def halt(self) -> None:
         """Brake and hold, until `clear_halt`."""
         self._halted = True
 
     def clear_halt(self) -> None:
-        """Move again, beginning at the measured pose."""
-        self._halted = False
+        """Move again, the first target slowly; after an arm that went astray, too."""
+        self._halted = self._astray = False
+
+    def conflict(self, status: Status | None) -> None:
+        """
+        Note who else is at work.
+
+        Args:
+            status: `CONFLICT` while another node commands the arm, and nothing is sent but in
+                lockstep; `TWO_POLICIES` while more than one leads it, and it is held; or None.
+        """
+        self._conflict = status
 
     def reset(self) -> None:
-        """Begin an episode: drop chunk, pose and motion, and refuse older observations' chunks."""
+        """Begin an episode: brake, drop chunk and pose, and refuse older observations' chunks."""
         self._drop(self._reset_ns if self._now_ns is None else self._now_ns)
+        self._astray = False
         self.limits_acted.clear()
 
     @property
@@ -129,16 +109,19 @@ class ChunkExecutor:
         """How often each limit changed a target since `reset`, the slow approach aside."""
         return Counter() if self._motion is None else self._motion.limits_acted
 
-    def push_pose(self, observation: Observation) -> None:
-        """Take the measured pose; one that is not finite or no pose is refused and counted."""
+    def push_pose(self, observation: Observation) -> str | None:
+        """Take the measured pose; return None, or why it was refused."""
         problem = pose_problem(observation.value)
+        if problem is None and observation.frame_id != self._frame_id:
+            problem = (f'frame: ee_pose is in {observation.frame_id!r}, expected '
+                       f"{self._frame_id!r}, the arm's base_frame")
         if problem is not None:
-            self._count(problem)
-            return
+            return self._count(problem)
         if self._lockstep:
             self._notice_jump_back(observation.stamp_ns)
         self._pose = observation
         self._pose_is_new = True
+        return None
 
     def push_chunk(self, chunk: Chunk, now_ns: int, steady_ns: int) -> str | None:
         """
@@ -159,8 +142,8 @@ class ChunkExecutor:
             now_ns = chunk.stamp_ns
         else:
             self._notice_jump_back(now_ns)
-        frame_id = None if self._pose is None else self._pose.frame_id
-        problem = self._plan.take(chunk, now_ns, frame_id, self._following == Status.TRACKING)
+        problem = self._plan.take(chunk, now_ns, self._frame_id,
+                                  self._following == Status.TRACKING)
         return None if problem is None else self._count(problem)
 
     def refuse_chunk(self, stamp_ns: int, problem: str) -> str:
@@ -172,8 +155,7 @@ class ChunkExecutor:
         """Take a teleoperator's target; return None, or why it was refused."""
         if not self._lockstep:
             self._notice_jump_back(now_ns)
-        frame_id = None if self._pose is None else self._pose.frame_id
-        problem = self._teleop.take(command, now_ns, steady_ns, frame_id)
+        problem = self._teleop.take(command, now_ns, steady_ns, self._frame_id)
         return None if problem is None else self._count(f'teleop {problem}')
 
     def step(self, now_ns: int, steady_ns: int) -> tuple[Command | None, Status]:
@@ -186,7 +168,8 @@ class ChunkExecutor:
         """
         self._notice_jump_back(now_ns)
         advanced = self._now_ns is None or now_ns > self._now_ns
-        self._now_ns = now_ns
+        if advanced:
+            self._now_ns = now_ns
         self._watch(now_ns, steady_ns, advanced)
         if self._lockstep:
             command, self.status = self._answer(now_ns, steady_ns)
@@ -200,19 +183,32 @@ class ChunkExecutor:
         """Note on the steady clock what is alive: the pose, and ROS time along the chunk."""
         if self._pose_is_new:
             self._pose_is_new, self._pose_steady_ns = False, steady_ns
+            if self._pose_is_fresh(now_ns, steady_ns):
+                self._follow_an_arm_astray()
         if advanced:
             self._tick_steady_ns = steady_ns
             if self._plan.ahead(now_ns):
                 self._live_steady_ns = steady_ns
 
+    def _pose_is_fresh(self, now_ns: int, steady_ns: int) -> bool:
+        if self._lockstep or self._pose is None:
+            return self._pose is not None and self._pose.stamp_ns == now_ns
+        return (steady_ns - self._pose_steady_ns <= self._pose_timeout_ns
+                and abs(now_ns - self._pose.stamp_ns) <= self._pose_timeout_ns)
+
+    def _follow_an_arm_astray(self) -> None:
+        """Hold an arm that was moved, or stopped, by something else: where it is, at rest."""
+        motion = self._motion
+        if (motion is not None and motion.started and not self._stopping
+                and motion.distance(self._pose.value) > self._max_tracking_error):
+            self._astray, self._following = True, None
+            motion.begin(self._pose)
+
     def _wanted(self, now_ns: int, steady_ns: int) -> Status:
         blocked = self._blocked()
         if blocked is not None:
             return blocked
-        pose_is_fresh = (
-            self._pose is not None
-            and steady_ns - self._pose_steady_ns <= self._pose_timeout_ns
-            and abs(now_ns - self._pose.stamp_ns) <= self._pose_timeout_ns)
+        pose_is_fresh = self._pose_is_fresh(now_ns, steady_ns)
         if self._teleop.fresh(steady_ns):
             return Status.TELEOP if pose_is_fresh else Status.NO_POSE
         if self._plan.chunk is None:
@@ -232,7 +228,7 @@ class ChunkExecutor:
             if not advanced or elapsed_ns is not None and elapsed_ns < self._min_step_ns:
                 beginning = self.status in (Status.STARTING, Status.START_REFUSED)
                 return None, self.status if beginning and status in MOVING else status
-        return self._act(status, now_ns)
+        return self._act(status, now_ns, steady_ns)
 
     def _answer(self, t_ns: int, steady_ns: int) -> tuple[Command | None, Status]:
         """Answer tick t once, as soon as what it waits for is here."""
@@ -243,8 +239,8 @@ class ChunkExecutor:
             return None, status
         if status == Status.TELEOP and self._teleop.command.stamp_ns != t_ns:
             return None, status
-        command, status = self._act(status, t_ns)
-        if command is None and status not in (Status.DISABLED, Status.NO_LIMITS):
+        command, status = self._act(status, t_ns, steady_ns)
+        if command is None and status not in SILENT:
             self._begin()
             command = self._motion.hold(t_ns)
         if command is not None:
@@ -255,8 +251,8 @@ class ChunkExecutor:
 
     def _wanted_in_lockstep(self, t_ns: int, steady_ns: int) -> Status:
         blocked = self._blocked()
-        if self._pose is None or self._pose.stamp_ns != t_ns:
-            return blocked if blocked in (Status.DISABLED, Status.NO_LIMITS) else Status.NO_POSE
+        if not self._pose_is_fresh(t_ns, steady_ns):
+            return blocked if blocked in SILENT else Status.NO_POSE
         if blocked is not None:
             return blocked
         teleop = self._teleop.command
@@ -276,40 +272,43 @@ class ChunkExecutor:
             return Status.NO_LIMITS
         if not self._enabled:
             return Status.DISABLED
+        if self._conflict is not None:
+            return self._conflict
         if self._halted:
             return Status.HALTED
-        chunk = self._plan.chunk
-        if chunk is not None and self._pose is not None and chunk.frame_id != self._pose.frame_id:
-            # It came before the first pose, so nothing could be said about its frame.
-            self._count(f'frame: targets are in {chunk.frame_id!r}, expected '
-                        f'{self._pose.frame_id!r} as in ee_pose')
-            self._plan.chunk = None
-            self._plan.refuse(chunk.stamp_ns)
-        return None
+        return Status.ASTRAY if self._astray else None
 
     # Doing it
 
-    def _act(self, status: Status, now_ns: int) -> tuple[Command | None, Status]:
+    def _act(self, status: Status, now_ns: int,
+             steady_ns: int) -> tuple[Command | None, Status]:
         motion = self._motion
-        if status in (Status.DISABLED, Status.NO_LIMITS):
+        if motion is None:
             return None, status
-        if (motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns:
-            self._stop_following()
-        if status in BRAKING:
+        self._notice_pause(now_ns, steady_ns)
+        if status == Status.CONFLICT and not self._lockstep:
+            self._forget_motion()
+            return None, status
+        if self._stopping and motion.started and not motion.at_rest:
+            return motion.hold(now_ns), Status.STOPPING if status in MOVING else status
+        if self._stopping:
+            self._forget_motion()
+        if status in SILENT:
+            return None, status
+        if status not in MOVING:
             return self._hold(status, now_ns)
         position, quaternion, gripper = self._target(status, now_ns)
         source = Status.TELEOP if status == Status.TELEOP else Status.TRACKING
         if self._following != source:
-            if np.linalg.norm(position - self._pose.value[:3]) > self._max_start_jump:
+            if motion.start_problem(self._pose.value, position, quaternion):
                 return self._hold(Status.START_REFUSED, now_ns)
-            self._from_measured |= self._following == Status.TELEOP
-            if self._from_measured and motion.started and not motion.at_rest:
-                return motion.hold(now_ns), Status.STARTING
             self._begin()
-            motion.approach(position)
+            motion.approach(position, quaternion)
             self._following = source
         starting = motion.approaching
         command = motion.toward(position, quaternion, gripper, now_ns)
+        if source == Status.TELEOP:
+            motion.keep_orientation()
         return command, Status.STARTING if starting else status
 
     def _target(self, status: Status,
@@ -320,24 +319,36 @@ class ChunkExecutor:
         return self._plan.at(now_ns)
 
     def _begin(self) -> None:
-        if self._from_measured or not self._motion.started:
+        if not self._motion.started:
             self._motion.begin(self._pose)
-            self._from_measured = False
 
     def _hold(self, status: Status, now_ns: int) -> tuple[Command | None, Status]:
-        """Brake; the next target is approached like a first one, and after most from the pose."""
-        if status not in (Status.HELD, Status.NO_CHUNK, Status.REFUSED):
-            self._from_measured = True
+        """Brake; the next target is approached like a first one."""
         self._following = None
         return (self._motion.hold(now_ns) if self._motion.started else None), status
 
     # Beginning anew
 
-    def _stop_following(self) -> None:
+    def _stop(self) -> None:
+        """Brake, then begin anew at the measured pose; in lockstep, where all waits, at once."""
         self._following: Status | None = None
-        self._from_measured = True
+        self._stopping = True
+        if self._lockstep:
+            self._forget_motion()
+
+    def _forget_motion(self) -> None:
+        self._following, self._stopping = None, False
         if self._motion is not None:
             self._motion.drop()
+
+    def _notice_pause(self, now_ns: int, steady_ns: int) -> None:
+        """Begin anew where nothing was sent for long; only slowly where ROS time leapt ahead."""
+        acted_ns, self._acted_steady_ns = self._acted_steady_ns, steady_ns
+        if (self._motion.elapsed_ns(now_ns) or 0) <= self._command_timeout_ns:
+            return
+        self._following = None
+        if self._lockstep or steady_ns - acted_ns > self._command_timeout_ns:
+            self._forget_motion()
 
     def _drop(self, before_ns: int | None = None) -> None:
         self._plan.forget(before_ns)
@@ -345,16 +356,18 @@ class ChunkExecutor:
         self._pose: Observation | None = None
         self._pose_is_new = False
         self._pose_steady_ns = self._live_steady_ns = self._tick_steady_ns = 0
+        self._acted_steady_ns = 0
         self._now_ns: int | None = None
         self._reset_ns = before_ns
         self._answered_ns: int | None = None
         if self._motion is not None:
             self._motion.gripper = None
-        self._stop_following()
+            self._motion.forget_time()
+        self._stop()
 
     def _notice_jump_back(self, now_ns: int) -> None:
         latest_ns = self._reset_ns if self._now_ns is None else self._now_ns
-        if latest_ns is not None and now_ns < latest_ns:
+        if latest_ns is not None and now_ns < latest_ns - self._jitter_ns:
             self._drop()
 
     def _count(self, problem: str) -> str:

@@ -39,7 +39,11 @@ class Limits:
         max_angular_speed: rad/s.
         max_angular_acceleration: rad/s^2.
         max_start_jump: greatest distance, metres, of the first target from the measured pose.
+        max_start_turn: greatest angle, rad, of the first target from the measured pose.
         start_speed: m/s on each axis while the first target is approached.
+        start_angular_speed: rad/s while the first target is approached.
+        max_tracking_error: greatest distance, metres, of the measured pose from the commanded one;
+            beyond it something else moves or stops the arm.
     """
 
     workspace_min: tuple[float, float, float]
@@ -49,11 +53,15 @@ class Limits:
     max_angular_speed: float
     max_angular_acceleration: float
     max_start_jump: float
+    max_start_turn: float
     start_speed: float
+    start_angular_speed: float
+    max_tracking_error: float
 
     def __post_init__(self) -> None:
         for name in ('max_speed', 'max_acceleration', 'max_angular_speed',
-                     'max_angular_acceleration', 'max_start_jump', 'start_speed'):
+                     'max_angular_acceleration', 'max_start_jump', 'max_start_turn',
+                     'start_speed', 'start_angular_speed', 'max_tracking_error'):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f'limits.{name} is {value}, expected a number above 0')
@@ -62,9 +70,11 @@ class Limits:
             if not -math.inf < low < high < math.inf:
                 raise ValueError(f'limits.workspace on {axis} is from {low} to {high}, '
                                  'expected min below max')
-        if self.start_speed > self.max_speed:
-            raise ValueError(f'limits.start_speed {self.start_speed} is above max_speed '
-                             f'{self.max_speed}')
+        for start, most in (('start_speed', 'max_speed'),
+                            ('start_angular_speed', 'max_angular_speed')):
+            if getattr(self, start) > getattr(self, most):
+                raise ValueError(f'limits.{start} {getattr(self, start)} is above {most} '
+                                 f'{getattr(self, most)}')
 
 
 def braking_speed(room: float, acceleration: float, dt_s: float, min_dt_s: float) -> float:
@@ -117,8 +127,13 @@ class Limiter:
         """Whether the last step moved and turned nothing."""
         return not any(self._velocity) and not self._angular_velocity.any()
 
+    def within_workspace(self, position: np.ndarray) -> np.ndarray:
+        """Return the allowed position (3,) that is nearest to a target."""
+        return np.clip(position, self._lows, self._highs)
+
     def step(self, position: np.ndarray, quaternion: np.ndarray, dt_s: float,
-             speed: float | None = None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+             speed: float = math.inf, angular_speed: float = math.inf
+             ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """
         Move toward a target for one step.
 
@@ -127,6 +142,7 @@ class Limiter:
             quaternion: (4,) unit length.
             dt_s: length of the step.
             speed: m/s on each axis, in place of a greater `max_speed`.
+            angular_speed: rad/s, in place of a greater `max_angular_speed`.
 
         Returns:
             Position, quaternion, and the names of the limits that changed the target.
@@ -137,7 +153,7 @@ class Limiter:
         _check_finite(position, quaternion)
         if not 0 < dt_s < math.inf:
             raise ValueError(f'step of {dt_s} s, expected more than 0')
-        max_speed = min(speed or math.inf, self._limits.max_speed)
+        max_speed = min(speed, self._limits.max_speed)
         start = self.position.tolist()
         acted: list[str] = []
         goal = np.asarray(position).tolist()
@@ -145,7 +161,7 @@ class Limiter:
                                   for axis in range(3)])
         quaternion = np.asarray(quaternion, np.float64)
         if self._turning or quaternion.tolist() != self.quaternion.tolist():
-            self._turn(quaternion, dt_s, acted)
+            self._turn(quaternion, dt_s, min(angular_speed, self._limits.max_angular_speed), acted)
             self._turning = bool(self._angular_velocity.any()
                                  or self._target_angular_velocity.any())
         return self.position, self.quaternion, tuple(dict.fromkeys(acted))
@@ -217,7 +233,7 @@ class Limiter:
             return wanted
         return braking_speed(room, acceleration, dt_s, self._min_dt_s)
 
-    def _turn(self, target: np.ndarray, dt_s: float, acted: list[str]) -> None:
+    def _turn(self, target: np.ndarray, dt_s: float, max_rate: float, acted: list[str]) -> None:
         """Turn toward the target: the same rule, on the rotation vector's length."""
         limits = self._limits
         change = limits.max_angular_acceleration * dt_s
@@ -226,15 +242,15 @@ class Limiter:
         target_velocity = rotation.difference(target, self._target_quaternion) / dt_s
         target_velocity = believed + _shortened(target_velocity - believed, change)
         self._target_quaternion, self._target_angular_velocity = target, target_velocity
-        slack = SLACK * (limits.max_angular_speed + change)
-        if (_length(aim) <= limits.max_angular_speed + slack
+        slack = SLACK * (max_rate + change)
+        if (_length(aim) <= max_rate + slack
                 and _length(aim - self._angular_velocity) <= change + slack
                 and _length(aim - target_velocity)
                 <= limits.max_angular_acceleration * min(self._min_dt_s, dt_s) + slack):
             self._angular_velocity = aim
             self.quaternion = target
             return
-        too_fast = _length(aim) > limits.max_angular_speed + slack
+        too_fast = _length(aim) > max_rate + slack
         acted.append('angular_speed' if too_fast else 'angular_acceleration')
         behind = (aim - target_velocity) * dt_s
         closing = braking_speed(_length(behind), limits.max_angular_acceleration, dt_s,
@@ -242,8 +258,9 @@ class Limiter:
         goal = target_velocity + _shortened(behind / dt_s, closing)
         step = _shortened(goal - self._angular_velocity, change)
         # The ball of allowed speeds is convex and holds the old one: cutting shortens the change.
-        self._angular_velocity = _shortened(self._angular_velocity + step,
-                                            limits.max_angular_speed)
+        # A limit that was lowered on the way is reached by braking.
+        allowed = max(max_rate, _length(self._angular_velocity) - change)
+        self._angular_velocity = _shortened(self._angular_velocity + step, allowed)
         self.quaternion = self._turned(dt_s)
 
     def _turned(self, dt_s: float) -> np.ndarray:

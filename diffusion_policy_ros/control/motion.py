@@ -56,9 +56,17 @@ class Motion:
         self._last_ns: int | None = None
         self._frame_id = ''
 
+    def forget_time(self) -> None:
+        """Count the next step as one period long: the clock was set back."""
+        self._last_ns = None
+
     def forget_orientation(self) -> None:
         """Hold the orientation measured at the next beginning where no rotation is predicted."""
         self._orientation = None
+
+    def keep_orientation(self) -> None:
+        """Hold the commanded orientation from now on where no rotation is predicted."""
+        self._orientation = self._limiter.quaternion
 
     def begin(self, pose: Observation) -> None:
         """Start at rest at the measured pose."""
@@ -78,15 +86,32 @@ class Motion:
         """Return the time since the last command; None before the first."""
         return None if self._last_ns is None else now_ns - self._last_ns
 
-    def approach(self, position: np.ndarray) -> None:
-        """
-        Go at `start_speed` until the target is met, or for as long as the way to it takes.
+    def distance(self, pose: np.ndarray) -> float:
+        """Return how far, in metres, a measured pose (7,) is from the commanded one."""
+        return float(np.linalg.norm(pose[:3] - self._limiter.position))
 
-        The second end is for a target that keeps moving away faster than `start_speed`.
+    def start_problem(self, pose: np.ndarray, position: np.ndarray,
+                      quaternion: np.ndarray | None) -> bool:
+        """Return whether a first target is too far from the measured pose (7,)."""
+        position = self._limiter.within_workspace(position)
+        orientation = self._orientation_for(quaternion)
+        turn = 0.0 if orientation is None else rotation.angle(orientation, pose[3:])
+        return not (np.linalg.norm(position - pose[:3]) <= self._limits.max_start_jump
+                    and turn <= self._limits.max_start_turn)
+
+    def approach(self, position: np.ndarray, quaternion: np.ndarray | None) -> None:
         """
-        way = float(np.max(np.abs(position - self._limiter.position)))
+        Go slowly until the target is met, or for as long as the way to it takes.
+
+        The second end is for a target that keeps moving away faster than that.
+        """
         limits = self._limits
-        seconds = way / limits.start_speed + limits.start_speed / limits.max_acceleration
+        position = self._limiter.within_workspace(position)
+        way = float(np.max(np.abs(position - self._limiter.position)))
+        turn = rotation.angle(self._orientation_for(quaternion), self._limiter.quaternion)
+        seconds = max(way / limits.start_speed + limits.start_speed / limits.max_acceleration,
+                      turn / limits.start_angular_speed
+                      + limits.start_angular_speed / limits.max_angular_acceleration)
         self.approaching = True
         self._approach_ns = round(seconds * NS_PER_S)
 
@@ -94,12 +119,10 @@ class Motion:
                now_ns: int) -> Command:
         """Return the command for now on the way to a target."""
         step_ns = self._step_ns(now_ns)
-        if self._fixed_orientation is not None:
-            quaternion = self._fixed_orientation
-        elif quaternion is None:
-            quaternion = self._orientation
-        speed = self._limits.start_speed if self.approaching else None
-        _, _, acted = self._limiter.step(position, quaternion, step_ns / NS_PER_S, speed)
+        limits = self._limits
+        slowly = ((limits.start_speed, limits.start_angular_speed) if self.approaching else ())
+        _, _, acted = self._limiter.step(position, self._orientation_for(quaternion),
+                                         step_ns / NS_PER_S, *slowly)
         if self.approaching:
             self._approach_ns -= step_ns
             self.approaching = bool(acted) and self._approach_ns > 0
@@ -114,6 +137,12 @@ class Motion:
         self.approaching = False
         self._limiter.brake(self._step_ns(now_ns) / NS_PER_S)
         return self._command(now_ns)
+
+    def _orientation_for(self, quaternion: np.ndarray | None) -> np.ndarray | None:
+        """Return the orientation to send; None before the first, where none is asked for."""
+        if self._fixed_orientation is not None:
+            return self._fixed_orientation
+        return self._orientation if quaternion is None else quaternion
 
     def _step_ns(self, now_ns: int) -> int:
         step_ns = self._period_ns if self._last_ns is None else now_ns - self._last_ns

@@ -12,9 +12,13 @@ from diffusion_policy_ros.control.blending import blend, sample
 from diffusion_policy_ros.datatypes import Chunk, NS_PER_S
 
 
+FURTHEST_M = 1e3
+"""No arm reaches further from its base: such a number is no position, and may overflow."""
+
+
 def target_problem(position: np.ndarray, quaternion: np.ndarray | None,
                    gripper: np.ndarray | float | None, frame_id: str,
-                   frame_expected: str | None) -> str | None:
+                   frame_expected: str) -> str | None:
     """
     Return what is wrong with targets, as 'reason: found, expected', or None.
 
@@ -23,16 +27,19 @@ def target_problem(position: np.ndarray, quaternion: np.ndarray | None,
         quaternion: (..., 4) or None.
         gripper: (...) or None.
         frame_id: frame that they are given in.
-        frame_expected: frame of the measured pose; None where none was measured yet.
+        frame_expected: the arm's base frame.
     """
     for name, value in (('position', position), ('quaternion', quaternion), ('gripper', gripper)):
         if value is not None and not np.all(np.isfinite(value)):
             return f'not finite: {name} has NaN or infinity, expected numbers'
+    if np.max(np.abs(position)) > FURTHEST_M:
+        return f'too far: {np.max(np.abs(position)):g} m, expected at most {FURTHEST_M:g} m'
     if quaternion is not None and not rotation.is_unit(quaternion):
         lengths = np.linalg.norm(quaternion, axis=-1).round(4).tolist()
         return f'quaternion: length {lengths}, expected 1'
-    if frame_expected is not None and frame_id != frame_expected:
-        return f'frame: targets are in {frame_id!r}, expected {frame_expected!r} as in ee_pose'
+    if frame_id != frame_expected:
+        return (f'frame: targets are in {frame_id!r}, expected {frame_expected!r}, '
+                "the arm's base_frame")
     return None
 
 
@@ -41,6 +48,8 @@ def pose_problem(pose: np.ndarray) -> str | None:
     numbers = pose.tolist()
     if not all(map(math.isfinite, numbers)):
         return 'not finite: ee_pose has NaN or infinity, expected numbers'
+    if max(map(abs, numbers[:3])) > FURTHEST_M:
+        return f'too far: ee_pose is {numbers[:3]} m, expected at most {FURTHEST_M:g} m'
     length = math.sqrt(sum(part * part for part in numbers[3:]))
     if abs(length - 1.0) > rotation.UNIT_TOLERANCE:
         return f'quaternion: length {length:.4f} in ee_pose, expected 1'
@@ -84,14 +93,14 @@ class Plan:
         self._newest_ns: int | None = None
         self._refused_ns: int | None = None
 
-    def take(self, chunk: Chunk, now_ns: int, frame_id: str | None, follow: bool) -> str | None:
+    def take(self, chunk: Chunk, now_ns: int, frame_id: str, follow: bool) -> str | None:
         """
         Take a chunk, or return why not as 'reason: found, expected'.
 
         Args:
             chunk: from the policy.
             now_ns: ROS time.
-            frame_id: frame of the measured pose, None where there is none yet.
+            frame_id: the arm's base frame.
             follow: whether the present chunk is being followed, so that the new one is blended in.
         """
         if self._period_ns and chunk.stamp_ns == self._newest_ns:
@@ -129,7 +138,7 @@ class Plan:
     def _within(self, stamp_ns: int, t_ns: int) -> bool:
         return 0 <= t_ns - stamp_ns < self._period_ns
 
-    def _problem(self, chunk: Chunk, now_ns: int, frame_id: str | None) -> str | None:
+    def _problem(self, chunk: Chunk, now_ns: int, frame_id: str) -> str | None:
         problem = target_problem(chunk.position, chunk.quaternion, chunk.gripper, chunk.frame_id,
                                  frame_id)
         if problem is not None:

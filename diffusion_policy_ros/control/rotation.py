@@ -78,6 +78,11 @@ def difference(end: np.ndarray, start: np.ndarray) -> np.ndarray:
     return log(multiply(end, conjugate(start)))
 
 
+def angle(end: np.ndarray, start: np.ndarray) -> float:
+    """Return the angle between two unit quaternions (4,), from 0 to pi rad."""
+    return float(np.linalg.norm(difference(end, start)))
+
+
 def slerp(start: np.ndarray, end: np.ndarray, fraction: float) -> np.ndarray:
     """Return the rotation (4,) at a fraction of the shorter way; the ends at 0 and 1."""
     if fraction <= 0.0:

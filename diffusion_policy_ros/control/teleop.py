@@ -35,7 +35,7 @@ class Teleop:
         self._steady_ns = 0
 
     def take(self, command: Command, now_ns: int, steady_ns: int,
-             frame_id: str | None) -> str | None:
+             frame_id: str) -> str | None:
         """Take a target, or return why not as 'reason: found, expected'."""
         problem = target_problem(command.position, command.quaternion, command.gripper,
                                  command.frame_id, frame_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 import time
 from typing import Any
@@ -19,7 +19,8 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.control.arm import load_arm
-from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
+from diffusion_policy_ros.control.executor import ChunkExecutor
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.pairing import GRIPPER_HALF, MOTION, StampPairing
 from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
@@ -30,14 +31,19 @@ from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, LATCHED
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.services import add_trigger, log_outcome
 from diffusion_policy_ros.nodes.spin import run
-from diffusion_policy_ros.nodes.target_output import TargetOutput
+from diffusion_policy_ros.nodes.target_output import other_publishers, TargetOutput
 
-FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.TRACKING, Status.TELEOP)
+FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.STOPPING, Status.TRACKING,
+        Status.TELEOP)
 WAITING = (Status.NO_CHUNK, Status.NO_POSE)
 SILENCE_NS = NS_PER_S // 5
 """A node that ends, and has sent nothing for so long, has nothing to send."""
 RIVALS_EVERY_NS = NS_PER_S // 20
 """How often the graph is asked for a second publisher."""
+UNKNOWN = '_NODE_NAME_UNKNOWN_'
+RIVALS = ((Status.CONFLICT, ('target_pose', 'target_gripper'), 0, 'nobody but this node'),
+          (Status.TWO_POLICIES, ('ee_trajectory', 'teleop_pose'), 1, 'one node'))
+"""What it is called when more other nodes than allowed publish a topic."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class ChunkExecutorNodeConfig(ExecutorConfig):
     arm: str = field(default='arms/metaworld.yaml', metadata={
         'description': "The arm's YAML: a path, or one inside the package's config folder. "
                        'Without limits in it nothing is moved.'})
+    frame_prefix: str = field(default='', metadata={
+        'description': "Put in front of the arm's base_frame, for the second of two arms."})
     input_reliability: str = field(default='best_effort', metadata={
         'description': 'QoS of the subscription to ee_pose; best_effort reads every publisher. '
                        'In lockstep it is reliable.', 'choices': INPUT_RELIABILITY})
@@ -58,7 +66,8 @@ class ChunkExecutorNode(Node):
     def __init__(self) -> None:
         super().__init__('chunk_executor')
         config = declare(self, ChunkExecutorNodeConfig)
-        self._arm = load_arm(find(config.arm))
+        arm = load_arm(find(config.arm))
+        self._arm = replace(arm, base_frame=config.frame_prefix + arm.base_frame)
         self._has_gripper = self._arm.gripper.type != 'none'
         self._core = ChunkExecutor(config, self._arm)
         self._chunk_halves, self._teleop_halves = StampPairing(), StampPairing()
@@ -66,7 +75,7 @@ class ChunkExecutorNode(Node):
         self._guard = Guard(self.get_logger().warning)
         self._lockstep, self._tick_ns = config.lockstep, 0
         self._status = self._core.status
-        self._halted, self._rivals = False, []
+        self._rivals: list[str] = []
         self._looked_ns = 0  # steady clock
         self._last: Command | None = None
         self._ending = self._at_rest = False
@@ -85,7 +94,7 @@ class ChunkExecutorNode(Node):
         if not self._ending:
             self._ending, self._at_rest = True, False
             self._sent_ns = time.monotonic_ns()
-            self._halt()
+            self._core.halt()
             self._tick()
         silent = time.monotonic_ns() - self._sent_ns > SILENCE_NS
         return self._lockstep or self._at_rest or silent
@@ -110,7 +119,7 @@ class ChunkExecutorNode(Node):
     def _on_pose(self, msg: PoseStamped) -> None:
         observation = readings.pose_observation(msg)
         answered = self._last is not None and self._last.stamp_ns == observation.stamp_ns
-        self._core.push_pose(observation)
+        self._say_refused('ee_pose', self._core.push_pose(observation))
         self._tick_ns = observation.stamp_ns
         self._tick_in_lockstep()
         if self._lockstep and answered and self._core.enabled:
@@ -163,11 +172,7 @@ class ChunkExecutorNode(Node):
             return
         self._look_for_rivals()
         command, status = self._core.step(now_ns, time.monotonic_ns())
-        if status == Status.HALTED and not self._halted:
-            status = Status.CONFLICT
-            self._guard.refuse('target_pose', 'second publisher: '
-                               f'{", ".join(self._rivals)}, expected nobody but this node')
-        if command is not None and (self._lockstep or status != Status.CONFLICT):
+        if command is not None:
             self._send(command)
         self._say(status, now_ns)
         self._note(status)
@@ -186,12 +191,19 @@ class ChunkExecutorNode(Node):
         if steady_ns - self._looked_ns < RIVALS_EVERY_NS:
             return
         self._looked_ns = steady_ns
-        rivals = self._output.rivals()
-        if rivals and not self._rivals:
-            self._core.halt()
-        elif self._rivals and not rivals and not self._halted:
-            self._core.clear_halt()
-        self._rivals = rivals
+        conflict, rivals = None, set()
+        for status, topics, n_allowed, expected in RIVALS:
+            for topic in topics:
+                names = other_publishers(self, topic)
+                if n_allowed:  # of a killed node the graph keeps publishers for a while
+                    names = [name for name in names if not name.endswith(UNKNOWN)]
+                if len(names) > n_allowed:
+                    conflict = conflict or status
+                    rivals.update(names)
+                    self._guard.refuse(topic, f'second publisher: {", ".join(names)}, expected '
+                                       f'{expected}')
+        self._core.conflict(conflict)
+        self._rivals = sorted(rivals)
 
     def _send(self, command: Command) -> None:
         last, self._last = self._last, command
@@ -212,7 +224,7 @@ class ChunkExecutorNode(Node):
 
     def _disable(self) -> str:
         self._core.disable()
-        return 'disabled: nothing is sent'
+        return 'disabled: nothing is sent once the arm stands'
 
     def _reset(self) -> str:
         self._core.reset()
@@ -223,15 +235,13 @@ class ChunkExecutorNode(Node):
         return 'a new episode begins'
 
     def _halt(self) -> str:
-        self._halted = True
         self._core.halt()
         return 'halted until ~/clear_halt'
 
     def _clear_halt(self) -> str:
-        self._halted = False
-        if self._rivals:
-            return 'no longer halted by ~/halt, but another node publishes target_pose'
         self._core.clear_halt()
+        if self._rivals:
+            return f'no longer halted by ~/halt, but by {", ".join(self._rivals)}'
         return 'no longer halted'
 
     def _say_refused(self, topic: str, problem: str | None) -> None:

@@ -70,8 +70,12 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None,
         while not stopped and rclpy.ok():
             executor.spin_once(timeout_sec=SPIN_TIMEOUT_S)
         _finish(node, executor)
-    except ValueError as error:
+    except Exception as error:
         if node is not None and executor.get_nodes():
+            with contextlib.suppress(Exception):
+                _finish(node, executor)  # whatever broke, the arm is braked
+            raise
+        if not isinstance(error, ValueError):
             raise
         print(f'{_name(node)}{error}', file=sys.stderr, flush=True)
         return 1

@@ -1,4 +1,4 @@
-"""The two topics that move the arm, and who else publishes on them."""
+"""The two topics that move the arm, and who else publishes on a topic."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_mes
 from diffusion_policy_ros.nodes.qos import RELIABLE
 
 
+def other_publishers(node: Node, topic: str) -> list[str]:
+    """Return the full names of other nodes that publish a topic, each once."""
+    topic = node.resolve_topic_name(topic)
+    n_own = sum(publisher.topic_name == topic for publisher in node.publishers)
+    if node.count_publishers(topic) < 2:  # cheap, unlike who they are; one alone is no rival
+        return []
+    names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+             for info in node.get_publishers_info_by_topic(topic)]
+    for _ in range(n_own):
+        if node.get_fully_qualified_name() in names:
+            names.remove(node.get_fully_qualified_name())
+    return sorted(set(names))
+
+
 class TargetOutput:
     """
     Publishes commands: the gripper's half first, then the pose, of one stamp.
@@ -21,15 +35,15 @@ class TargetOutput:
     """
 
     def __init__(self, node: Node, gripper: GripperConfig) -> None:
-        self._node, self._config = node, gripper
+        self._config = gripper
         self._pose = node.create_publisher(PoseStamped, 'target_pose', RELIABLE)
         self._gripper = node.create_publisher(JointState, 'target_gripper', RELIABLE)
         self.n_sent = 0
+        self._closed: bool | None = None  # outlives `forget`: a hand that holds is not opened
         self.forget()
 
     def forget(self) -> None:
         """Send the gripper's next target even if it is the last one again."""
-        self._closed: bool | None = None
         self._hand_command: float | None = None
 
     def send(self, command: Command) -> None:
@@ -45,18 +59,6 @@ class TargetOutput:
             self._send_gripper(command.gripper, command.stamp_ns)
         self._pose.publish(pose)
         self.n_sent += 1
-
-    def rivals(self) -> list[str]:
-        """Return the full names of other nodes that publish target_pose."""
-        topic = self._pose.topic_name
-        if self._node.count_publishers(topic) < 2:  # cheap, unlike who they are
-            return []
-        names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}'
-                 for info in self._node.get_publishers_info_by_topic(topic)]
-        own = self._node.get_fully_qualified_name()
-        if own in names:
-            names.remove(own)
-        return sorted(names)
 
     def _send_gripper(self, effort: float, stamp_ns: int) -> None:
         config = self._config

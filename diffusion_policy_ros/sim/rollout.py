@@ -14,7 +14,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 import numpy as np
 
 from diffusion_policy_ros.control.arm import ArmConfig
-from diffusion_policy_ros.control.executor import ChunkExecutor, ExecutorConfig
+from diffusion_policy_ros.control.executor import ChunkExecutor
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.horizon import ChunkSchedule, Horizon, NotReady
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.datatypes import (
@@ -26,7 +27,8 @@ from diffusion_policy_ros.datatypes import (
     ObservationWindow,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
-from diffusion_policy_ros.sim.tasks import MAX_STEPS, STEP_NS
+from diffusion_policy_ros.sim.rendering import check_camera, check_renderer
+from diffusion_policy_ros.sim.tasks import check_task, MAX_STEPS, STEP_NS
 
 FIRST_STAMP_NS = NS_PER_S
 EPISODE_GAP_NS = 2 * NS_PER_S
@@ -74,6 +76,34 @@ def image_every(config: PolicyConfig) -> int:
         raise ValueError(f"dt_s is {config.dt_s}, expected a multiple of the simulator's tick "
                          f'{STEP_NS / NS_PER_S} s')
     return ticks
+
+
+def check_policy(config: PolicyConfig) -> None:
+    """
+    Refuse a policy that the simulator can't show its observations.
+
+    Raises:
+        ValueError: for its task, renderer, dt_s or cameras.
+    """
+    check_task(config.task)
+    check_renderer(config.renderer)
+    image_every(config)
+    for camera in config.observation.cameras:
+        check_camera(camera.name)
+    source_size(config)
+
+
+def source_size(config: PolicyConfig) -> tuple[int, int]:
+    """
+    Return height and width of the simulator's pictures.
+
+    Raises:
+        ValueError: the cameras' sizes differ.
+    """
+    sizes = {(camera.source_height, camera.source_width) for camera in config.observation.cameras}
+    if len(sizes) > 1:
+        raise ValueError(f'the cameras have source sizes {sorted(sizes)}, expected one for all')
+    return sizes.pop() if sizes else (224, 224)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
 from rcl_interfaces.srv import DescribeParameters
+from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
@@ -34,7 +35,8 @@ UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
 LIMITS = {
     'workspace_min': [-1.0, -1.0, -1.0], 'workspace_max': [1.0, 1.0, 1.0], 'max_speed': 0.5,
     'max_acceleration': 2.0, 'max_angular_speed': 1.0, 'max_angular_acceleration': 10.0,
-    'max_start_jump': 0.3, 'start_speed': 0.2}
+    'max_start_jump': 0.3, 'max_start_turn': 0.5, 'start_speed': 0.2, 'start_angular_speed': 0.2,
+    'max_tracking_error': 0.1}
 ARM = {'base_frame': 'base', 'ee_frame': 'hand', 'limits': LIMITS,
        'gripper': {'command_open': 0.08, 'command_closed': 0.0}}
 LOCKSTEP = {'lockstep': True, 'n_action_steps': N_ACTION_STEPS, 'dt_s': DT_NS / NS_PER_S,
@@ -354,8 +356,44 @@ def test_a_second_publisher_stops_the_arm_until_it_is_gone(world):
     # DDS may make a publisher known before its node's name.
     assert len(re.findall(r'target_pose refused: second publisher: \S+, expected nobody but',
                           world.process.log)) == 1
+    assert world.call('halt')[0]
+    world.pose_now = HOME + [0.0, 0.2, 0.0]      # the other node moves the arm
+    time.sleep(0.3)
+    assert world.report(lambda values: True)['commands'] == n_commands
+    n_targets = len(world.targets)
     world.probe.node.destroy_publisher(intruder)
+    assert world.call('clear_halt')[0]
+    world.wait(lambda: len(world.targets) > n_targets, 'targets')
+    np.testing.assert_allclose(world.targets[n_targets].position, HOME + [0.0, 0.2, 0.0],
+                               atol=LIMITS['start_speed'] * 0.1)
     assert int(world.wait_for_status(Status.TRACKING)['commands']) > int(n_commands)
+
+
+@pytest.mark.parametrize('kind, topic, status', [
+    (JointState, 'target_gripper', Status.CONFLICT),
+    (MultiDOFJointTrajectory, 'ee_trajectory', Status.TWO_POLICIES)])
+def test_a_second_node_on_another_topic_is_noticed(world, kind, topic, status):
+    world = world(enable_on_start=True)
+    world.move()
+    world.keep_predicting(HOME)
+    world.wait_for_status(Status.TRACKING)
+    other = Node('old_policy', context=world.probe.node.context)
+    try:
+        other.create_publisher(kind, topic, 10)
+        assert '/old_policy' in world.wait_for_status(status)['other_publishers']
+    finally:
+        other.destroy_node()
+    world.wait_for_status(Status.TRACKING)
+
+
+def test_a_pose_in_another_frame_moves_nothing(world):
+    world = world(enable_on_start=True, frame_prefix='left_')
+    world.move()
+    world.keep_predicting(HOME)
+    world.report(lambda values: int(values.get('refused frame', 0)) > 10)
+    assert "ee_pose refused: frame: ee_pose is in 'base', expected 'left_base'" in (
+        world.process.log)
+    assert world.targets == []
 
 
 def test_halt_lasts_until_it_is_cleared(world):
@@ -461,7 +499,7 @@ def test_an_on_off_hand_gets_its_own_unit_once(probe):
     for i, effort in enumerate((-0.5, -0.9, 0.1, 0.3, 0.1, -0.1, -0.3)):
         output.send(Command(i + 1, HOME, UPRIGHT, effort, 'base'))
     output.forget()
-    output.send(Command(8, HOME, UPRIGHT, -1.0, 'base'))
+    output.send(Command(8, HOME, UPRIGHT, 0.1, 'base'))  # forget() does not switch it
     probe.wait(lambda: len(targets) == 4, 'four changes')
     found = [(msg.effort[0], msg.position[0], readings.stamp_ns(msg.header)) for msg in targets]
     assert found == [
