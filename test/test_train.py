@@ -1,5 +1,6 @@
 """Training: it learns, it resumes to the bit, and it refuses what does not fit."""
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import sys
 from accelerate import Accelerator
 import cv2
 from demonstrations import write_demonstrations
-from monitor import read_metrics, Validation
+from monitor import is_due, Monitor, read_metrics, Validation
 import numpy as np
 import pytest
 from settings import Config, read_config
@@ -34,6 +35,7 @@ SMALL = ('policy.observation.cameras='
          'policy.unet={down_dims: [16, 32], diffusion_step_embed_dim: 16}', 'policy.dt_s=0.0125',
          'training.episodes=2', 'training.validation_episodes=1', 'training.segments=2',
          'training.segment_windows=4', 'training.warmup_steps=2', 'training.save_every=3')
+CAMERA = '{{name: {}, source_height: {}, source_width: 224, height: 32, width: 32}}'
 
 
 @pytest.fixture
@@ -181,6 +183,11 @@ def test_refuses_bad_overrides_by_name(override, words):
     (('policy.task=push-v3',), ("'drawer-open-v3'", "policy.task 'push-v3'")),
     (('policy.task=lift', 'training.evaluate_every=1.0'), ("task 'lift'", 'MetaWorld')),
     (('policy.dt_s=0.03', 'training.evaluate_every=1.0'), ('dt_s is 0.03', 'tick')),
+    (('policy.renderer=real', 'training.evaluate_every=1.0'), ("renderer 'real'", 'plain')),
+    ((f'policy.observation.cameras=[{CAMERA.format("front", 224)}]',
+      'training.evaluate_every=1.0'), ("camera 'front'", 'wrist')),
+    ((f'policy.observation.cameras=[{CAMERA.format("arm", 224)}, {CAMERA.format("wrist", 96)}]',
+      'training.evaluate_every=1.0'), ('source sizes [(96, 224), (224, 224)]', 'one for all')),
 ])
 def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
     arguments = [value for override in (*SMALL, 'training.steps=1', *overrides)
@@ -315,16 +322,16 @@ def test_a_stopped_run_is_saved_where_it_stopped(dataset, tmp_path):
 
 def test_a_full_disk_leaves_the_last_checkpoint(dataset, tmp_path, monkeypatch):
     config = small('training.steps=6')
-    save, calls = torch.save, []
+    save, fsync, calls = torch.save, os.fsync, []
 
-    def disk_fills(*arguments):
-        calls.append(1)
+    def disk_fills(descriptor):
         if len(calls) == 2:
-            raise RuntimeError('PytorchStreamWriter failed writing file data/1: No space left')
-        save(*arguments)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
 
-    monkeypatch.setattr(torch, 'save', disk_fills)
-    with pytest.raises(OSError, match='No space left'):
+    monkeypatch.setattr(torch, 'save', lambda *arguments: (calls.append(1), save(*arguments)))
+    monkeypatch.setattr(os, 'fsync', disk_fills)
+    with pytest.raises(OSError, match='run: cannot be saved .No space left on device.'):
         run(config, dataset, tmp_path / 'run')
     assert weights(tmp_path / 'run')['step'] == 3
     assert load_checkpoint(tmp_path / 'run/checkpoint').config == config.policy
@@ -391,6 +398,42 @@ def test_data_of_a_task_that_the_simulator_has_not_are_drawn_without_chunks(data
     run(small('training.steps=3', 'policy.task=open the drawer'), dataset, tmp_path / 'run')
     assert (tmp_path / 'run/checkpoint/model.safetensors').exists()
     assert read_metrics(tmp_path / 'run')[3]['action_error_mm'] > 0
+
+
+@pytest.mark.parametrize('every, steps, expected', [
+    (4.5, 18, [5, 9, 14, 18]), (2.25, 9, [3, 5, 7, 9]), (0.45, 3, [1, 2, 3]), (0.0, 5, [])])
+def test_an_evaluation_is_due_at_the_first_step_after_so_many_epochs(every, steps, expected):
+    assert [step for step in range(1, steps + 1) if is_due(step, every)] == expected
+
+
+def test_a_measurement_that_was_cut_off_is_made_up_for(dataset, tmp_path, monkeypatch):
+    config, write = small('training.steps=6'), Monitor.write
+
+    def killed(self, step, *rest):
+        if step == 6:
+            raise KeyboardInterrupt
+        write(self, step, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Monitor, 'write', killed)
+        run(config, dataset, tmp_path / 'run')
+    assert weights(tmp_path / 'run')['step'] == 6
+    assert run(config, dataset, tmp_path / 'run')
+    cut, whole = tmp_path / 'run', tmp_path / 'whole'
+    run(config, dataset, whole)
+    for key in ('validation_loss', 'action_error_mm'):
+        assert read_metrics(cut)[6][key] == read_metrics(whole)[6][key]
+
+
+def test_a_state_that_is_none_is_refused(dataset, tmp_path):
+    (tmp_path / 'run').mkdir()
+    for wrong in ({'step': 3}, [1, 2]):
+        torch.save(wrong, tmp_path / 'run/state.pt')
+        with pytest.raises(ValueError, match='state.pt: is no state of a run'):
+            run(small('training.steps=3'), dataset, tmp_path / 'run')
+    (tmp_path / 'run/state.pt').write_text('nothing of the kind')
+    with pytest.raises(ValueError, match='state.pt: cannot be read'):
+        run(small('training.steps=3'), dataset, tmp_path / 'run')
 
 
 @pytest.mark.slow

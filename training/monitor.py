@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+import sys
 from typing import Any
 
 import cv2
@@ -17,6 +19,7 @@ from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.actions import decode_action, split_targets
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, draw
 
+FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
 VALIDATION_WINDOWS = 64
 PICTURES = 4
 PICTURE_PX = 320
@@ -134,7 +137,11 @@ class Monitor:
         elif self._path.exists():  # a full disk may have cut its last line short
             rows = self._path.read_bytes()
             os.truncate(self._path, rows.rfind(b'\n') + 1)
-        self._board = SummaryWriter(folder / 'tensorboard', purge_step=step)
+        self._board = SummaryWriter(folder / 'tensorboard', purge_step=step + 1)
+
+    def known(self, step: int) -> dict[str, float]:
+        """Return what is written of a step."""
+        return read_metrics(self._folder).get(step, {}) if self._path.exists() else {}
 
     def write(self, step: int, values: dict[str, Any], policy: DiffusionPolicy | None) -> None:
         """Write one row; with a policy its validation too."""
@@ -153,6 +160,24 @@ class Monitor:
         """Draw loss.png and end the files."""
         self._board.close()
         draw_losses(self._folder)
+
+
+def is_due(step: int, every: float) -> bool:
+    """Return whether this is the first step at or after a multiple of `every`; 0 is never."""
+    return every > 0 and math.floor(step / every) > math.floor((step - 1) / every)
+
+
+def success_in_simulator(policy: DiffusionPolicy, n_episodes: int,
+                         step: int) -> dict[str, float]:
+    """Return a policy's success in its task; nothing where the simulator has died."""
+    import evaluate
+    seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + n_episodes)
+    try:
+        result = evaluate.evaluate(policy, policy.config.task, seeds)
+    except ConnectionError as error:
+        print(f'train: step {step} is not evaluated: {error}', file=sys.stderr)
+        return {}
+    return {'success': result['n_success'] / result['n_episodes']}
 
 
 def read_metrics(folder: Path) -> dict[int, dict[str, float]]:

@@ -100,10 +100,8 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.training.evaluate_every:  # refused now, not after epochs
-            from diffusion_policy_ros.sim.rollout import image_every
-            from diffusion_policy_ros.sim.tasks import check_task
-            check_task(self.policy.task)
-            image_every(self.policy)
+            from diffusion_policy_ros.sim.rollout import check_policy
+            check_policy(self.policy)
 
 
 def unlike(found: Config, expected: Config) -> list[str]:
@@ -144,7 +142,7 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
 
 def describe_values() -> str:
     """Return the table of a configuration's values."""
-    lines = ['values of CONFIG, each of which --set can override:']
+    lines = ['values of CONFIG, each of which --set can override (cameras[] as one list):']
     for name, kind, default, note in describe(Config):
         lines += [f'  {name}  ({kind}{", default " + default if default else ""})',
                   *textwrap.wrap(note, 94, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]

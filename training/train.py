@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
 from importlib.metadata import version
+import io
 import json
 import math
 import os
@@ -27,7 +28,7 @@ import time
 from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
-from monitor import Monitor, Validation
+from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from settings import Config, describe_values, read_config, TrainingConfig, unlike
@@ -44,7 +45,7 @@ from diffusion_policy_ros.policy.normalizer import Normalizer
 from diffusion_policy_ros.typed import from_mapping, to_mapping
 
 LOG_EVERY = 25
-FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
+STATE = {'policy', 'average', 'optimizer', 'step', 'processes', 'config', 'data'}
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one evaluates
 
 
@@ -183,14 +184,17 @@ class Trainer:
         new = folder / '.state.pt.new'
         try:
             with new.open('wb') as file:
-                torch.save(state, file)
+                saved = io.BytesIO()  # torch.save hides which error a file raised
+                torch.save(state, saved)
+                file.write(saved.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             save_checkpoint(folder / 'checkpoint', self.average,
                             {**provenance, 'step': self.step})
             os.replace(new, folder / 'state.pt')
-        except RuntimeError as error:  # what torch.save makes of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+        except OSError as error:
+            raise OSError(f'{folder}: cannot be saved ({error.strerror or error}), what was saved '
+                          'before is kept') from error
         finally:
             new.unlink(missing_ok=True)
 
@@ -208,10 +212,13 @@ class Trainer:
         """
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(f'{path}: cannot be read ({reason}), expected what a run has saved; '
                              'without the file it begins anew') from None
+        if not isinstance(state, dict) or not STATE <= state.keys():
+            raise ValueError(f'{path}: is no state of a run, expected what a run has saved; '
+                             'without the file it begins anew')
         saved = from_mapping(Config, json.loads(state['config']), str(path))
         if others := unlike(saved, self.config):
             raise ValueError(f'{path}: was saved with another configuration '
@@ -305,7 +312,11 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
         save: Callable[[], None]) -> None:
     """Advance to the last step or until told to stop; measure, save and evaluate on the way."""
     training, accelerator = trainer.config.training, trainer.accelerator
-    evaluate_every = round(training.evaluate_every * trainer.batches.steps_per_epoch)
+    if monitor is not None and trainer.step:  # a run may have been killed while it measured
+        saving, evaluating = due(trainer)
+        known = monitor.known(trainer.step)
+        measure(trainer, monitor, {}, saving and 'validation_loss' not in known,
+                evaluating and 'success' not in known)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TextColumn('{task.fields[rate]:.2f} steps/s'), TimeRemainingColumn())
     losses, started, first, stop = [], time.perf_counter(), trainer.step, False
@@ -314,12 +325,11 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
         while trainer.step < trainer.steps and not stop:
             losses.append(trainer.advance())
             stop = _any(accelerator, stopping())
-            saving = trainer.step % training.save_every == 0 or trainer.step == trainer.steps
-            evaluating = evaluate_every and trainer.step % evaluate_every == 0
+            saving, evaluating = due(trainer)
             elapsed_s = time.perf_counter() - started
             rate = (trainer.step - first) / elapsed_s
             progress.update(bar, completed=trainer.step, rate=rate)
-            if not (trainer.step % LOG_EVERY == 0 or saving or evaluating or stop):
+            if not (trainer.step % LOG_EVERY == 0 or saving or stop):
                 continue
             loss = accelerator.reduce(torch.stack(losses).mean(), 'mean').item()
             losses = []
@@ -328,12 +338,29 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
                 row = {'loss': loss, 'steps_per_s': round(rate, 3),
                        'waiting': round(trainer.waited_s / elapsed_s, 4),
                        'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
-                if saving or stop or evaluating:
+                if saving or stop:
                     save()
-                monitor.write(trainer.step, row, trainer.average if saving or evaluating else None)
-                if evaluating and not stop and (measured := _evaluate(trainer)):
-                    monitor.write(trainer.step, measured, None)
+                measure(trainer, monitor, row, saving, evaluating and not stop)
             accelerator.wait_for_everyone()
+
+
+def due(trainer: Trainer) -> tuple[bool, bool]:
+    """Return whether this step is saved and measured, and whether it is evaluated."""
+    training, last = trainer.config.training, trainer.step == trainer.steps
+    every = training.evaluate_every * trainer.batches.steps_per_epoch
+    evaluating = is_due(trainer.step, every) or every > 0 and last
+    return evaluating or last or trainer.step % training.save_every == 0, evaluating
+
+
+def measure(trainer: Trainer, monitor: Monitor, row: dict[str, float], validating: bool,
+            evaluating: bool) -> None:
+    """Write a step's row, and what is measured with the averaged weights."""
+    if row or validating:
+        monitor.write(trainer.step, row, trainer.average if validating else None)
+    if evaluating:
+        n_episodes = trainer.config.training.evaluation_episodes
+        if measured := success_in_simulator(trainer.average, n_episodes, trainer.step):
+            monitor.write(trainer.step, measured, None)
 
 
 def _any(accelerator: Accelerator, flag: bool) -> bool:
@@ -341,19 +368,6 @@ def _any(accelerator: Accelerator, flag: bool) -> bool:
     if accelerator.num_processes == 1:
         return flag
     return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
-
-
-def _evaluate(trainer: Trainer) -> dict[str, float]:
-    """Return the averaged weights' success in the simulator; nothing where that has died."""
-    import evaluate
-    seeds = range(FIRST_EVALUATION_SEED,
-                  FIRST_EVALUATION_SEED + trainer.config.training.evaluation_episodes)
-    try:
-        result = evaluate.evaluate(trainer.average, trainer.config.policy.task, seeds)
-    except ConnectionError as error:
-        print(f'train: step {trainer.step} is not evaluated: {error}', file=sys.stderr)
-        return {}
-    return {'success': result['n_success'] / result['n_episodes']}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
