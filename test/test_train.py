@@ -259,10 +259,10 @@ def test_the_schedule_is_diffusers():
     for step in range(49):
         reference.step()  # at its step s it gives warm-up s / 10, here (s + 1) / 10: one ahead
         if step < 10:
-            assert train.learning_rate(step, 50, training) == pytest.approx(
+            assert training.learning_rate_at(step, 50) == pytest.approx(
                 optimizer.param_groups[0]['lr'])
         else:
-            assert train.learning_rate(step + 1, 50, training) == pytest.approx(
+            assert training.learning_rate_at(step + 1, 50) == pytest.approx(
                 optimizer.param_groups[0]['lr'])
 
 

@@ -90,6 +90,17 @@ class TrainingConfig:
         if len(self.betas) != 2:
             raise ValueError(f'training.betas is {list(self.betas)}, expected two numbers')
 
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Return a step's rate: a linear warm-up, then a cosine to 0 after the last of `steps`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def ema_decay(self, step: int) -> float:
+        """Return the share of the averaged weights that a step leaves."""
+        return min(self.ema_max, 1.0 - (1.0 + step) ** -self.ema_power)
+
 
 @dataclass(frozen=True)
 class Config:

@@ -62,19 +62,6 @@ def parameter_groups(policy: DiffusionPolicy, training: TrainingConfig) -> list[
              'weight_decay': training.encoder_weight_decay}]
 
 
-def learning_rate(step: int, steps: int, training: TrainingConfig) -> float:
-    """Return the rate of a step: a linear warm-up, then a cosine to 0."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    done = (step - training.warmup_steps) / max(1, steps - training.warmup_steps)
-    return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def ema_decay(step: int, training: TrainingConfig) -> float:
-    """Return the share of the averaged weights that a step leaves."""
-    return min(training.ema_max, 1.0 - (1.0 + step) ** -training.ema_power)
-
-
 class StepLoss(nn.Module):
     """A batch to its loss, as one module that can be wrapped for many processes."""
 
@@ -123,7 +110,7 @@ class Trainer:
         """Take one optimiser step; return its loss, of this process's batches."""
         training, accelerator = self.config.training, self.accelerator
         for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate(self.step, self.steps, training)
+            group['lr'] = training.learning_rate_at(self.step, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(self._dropout_seed())
         total, loaded = torch.zeros((), device=accelerator.device), self._load()
@@ -139,7 +126,7 @@ class Trainer:
         self.optimizer.step()
         torch._foreach_lerp_(list(self.average.parameters()),
                              [weight.detach() for weight in self.policy.parameters()],
-                             1.0 - ema_decay(self.step, training))
+                             1.0 - training.ema_decay(self.step))
         self.step += 1
         return total
 
@@ -337,7 +324,7 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
             if monitor is not None:
                 row = {'loss': loss, 'steps_per_s': round(rate, 3),
                        'waiting': round(trainer.waited_s / elapsed_s, 4),
-                       'learning_rate': learning_rate(trainer.step, trainer.steps, training)}
+                       'learning_rate': training.learning_rate_at(trainer.step, trainer.steps)}
                 if saving or stop:
                     save()
                 measure(trainer, monitor, row, saving, evaluating and not stop)
