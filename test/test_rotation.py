@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control import rotation
+from diffusion_policy_ros.policy.actions import matrix
 
 number = st.floats(-1.0, 1.0)
 vector = st.tuples(number, number, number).map(lambda v: np.array(v) * 3.0)
@@ -47,8 +48,7 @@ def test_small_turns_keep_their_digits(angle):
 @given(unit, unit)
 def test_multiply_is_the_product_of_matrices(a, b):
     np.testing.assert_allclose(
-        rotation.quaternion_to_matrix(rotation.multiply(a, b)),
-        rotation.quaternion_to_matrix(a) @ rotation.quaternion_to_matrix(b), atol=1e-12)
+        matrix(rotation.multiply(a, b)), matrix(a) @ matrix(b), atol=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
@@ -74,47 +74,6 @@ def test_slerp_goes_the_shorter_way_at_an_even_rate(start, end, fraction):
 def test_slerp_gives_its_ends_to_the_bit():
     start, end = np.array([0, 0, 0, 1.0]), np.array([HALF, 0, 0, HALF])
     assert rotation.slerp(start, end, 0.0) is start and rotation.slerp(start, end, 1.0) is end
-
-
-@settings(max_examples=50, deadline=None)
-@given(unit)
-def test_a_matrix_and_back(quaternion):
-    matrix = rotation.quaternion_to_matrix(quaternion)
-    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
-    assert np.linalg.det(matrix) == pytest.approx(1.0)
-    back = rotation.matrix_to_quaternion(matrix)
-    same_rotation(back, quaternion)
-    assert back[3] >= 0
-
-
-@pytest.mark.parametrize('quaternion', [
-    [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [HALF, 0, HALF, 0], [0.5] * 4])
-def test_half_turns_survive_the_matrix(quaternion):
-    quaternion = np.array(quaternion, float)
-    same_rotation(rotation.matrix_to_quaternion(rotation.quaternion_to_matrix(quaternion)),
-                  quaternion)
-
-
-def test_six_numbers_are_the_first_two_columns():
-    quarter = np.array([0, 0, HALF, HALF])  # x goes to y, y to -x
-    np.testing.assert_allclose(rotation.quaternion_to_rot6d(quarter), [0, 1, 0, -1, 0, 0],
-                               atol=1e-15)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(unit, min_size=1, max_size=5))
-def test_six_numbers_and_back_for_many_at_once(quaternions):
-    quaternions = np.array(quaternions)
-    six = rotation.quaternion_to_rot6d(quaternions)
-    assert six.shape == (len(quaternions), 6)
-    same_rotation(rotation.rot6d_to_quaternion(six), quaternions)
-    for one, alone in zip(six, quaternions, strict=True):
-        same_rotation(rotation.rot6d_to_quaternion(one), alone)
-
-
-def test_six_numbers_of_a_network_need_be_neither_long_nor_square():
-    six = np.array([0.0, 3.0, 0.0, -0.5, 4.0, 0.0])
-    same_rotation(rotation.rot6d_to_quaternion(six), np.array([0, 0, HALF, HALF]))
 
 
 def test_normalise():

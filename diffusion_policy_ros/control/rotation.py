@@ -1,4 +1,4 @@
-"""Unit quaternions (x, y, z, w), rotation vectors in radians, and six numbers for a rotation."""
+"""Unit quaternions (x, y, z, w) and rotation vectors in radians."""
 
 from __future__ import annotations
 
@@ -90,54 +90,3 @@ def slerp(start: np.ndarray, end: np.ndarray, fraction: float) -> np.ndarray:
     if fraction >= 1.0:
         return end
     return normalise(multiply(exp(difference(end, start) * fraction), start))
-
-
-def rot6d_to_quaternion(rot6d: np.ndarray) -> np.ndarray:
-    """
-    Return quaternions (..., 4) of the first two columns (..., 6) of rotation matrices.
-
-    The columns are made orthonormal by Gram-Schmidt (Zhou et al. 2019, "On the Continuity of
-    Rotation Representations in Neural Networks", appendix B).
-    """
-    rot6d = np.asarray(rot6d, np.float64)
-    first = rot6d[..., :3]
-    first = first / np.linalg.norm(first, axis=-1, keepdims=True)
-    second = rot6d[..., 3:]
-    second = second - np.sum(first * second, axis=-1, keepdims=True) * first
-    second = second / np.linalg.norm(second, axis=-1, keepdims=True)
-    matrix = np.stack([first, second, np.cross(first, second)], axis=-1)
-    return matrix_to_quaternion(matrix)
-
-
-def quaternion_to_rot6d(quaternion: np.ndarray) -> np.ndarray:
-    """Return the first two columns, one after the other, (..., 6) of rotations (..., 4)."""
-    matrix = quaternion_to_matrix(quaternion)
-    return np.concatenate([matrix[..., 0], matrix[..., 1]], axis=-1)
-
-
-def quaternion_to_matrix(quaternion: np.ndarray) -> np.ndarray:
-    """Return rotation matrices (..., 3, 3)."""
-    x, y, z, w = np.moveaxis(np.asarray(quaternion, np.float64), -1, 0)
-    rows = [[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-def matrix_to_quaternion(matrix: np.ndarray) -> np.ndarray:
-    """Return unit quaternions (..., 4), w >= 0, of rotation matrices (..., 3, 3)."""
-    m = np.asarray(matrix, np.float64)
-    diagonal = np.diagonal(m, axis1=-2, axis2=-1)  # (..., 3)
-    xx, yy, zz = np.moveaxis(diagonal, -1, 0)
-    xy, xz, yz = (m[..., i, j] + m[..., j, i] for i, j in ((0, 1), (0, 2), (1, 2)))
-    wx, wy, wz = (m[..., i, j] - m[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0)))
-    # Each row is 4 times the quaternion times one of its parts; the largest part is the safe one.
-    products = np.stack([
-        np.stack([1 + xx - yy - zz, xy, xz, wx], axis=-1),
-        np.stack([xy, 1 - xx + yy - zz, yz, wy], axis=-1),
-        np.stack([xz, yz, 1 - xx - yy + zz, wz], axis=-1),
-        np.stack([wx, wy, wz, 1 + xx + yy + zz], axis=-1)], axis=-2)  # (..., 4, 4)
-    largest = np.argmax(np.diagonal(products, axis1=-2, axis2=-1), axis=-1)
-    row = np.take_along_axis(products, largest[..., None, None], axis=-2)[..., 0, :]
-    quaternion = row / np.linalg.norm(row, axis=-1, keepdims=True)
-    return np.where(quaternion[..., 3:] < 0, -quaternion, quaternion)

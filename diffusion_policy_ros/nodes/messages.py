@@ -23,7 +23,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from diffusion_policy_ros.control.images import CHANNEL_COUNT
 from diffusion_policy_ros.control.readings import finite, unit
-from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, to_ns
+from diffusion_policy_ros.datatypes import Chunk, NS_PER_S, to_ns
 
 EE_JOINT = 'end_effector'
 GRIPPER_JOINT = 'gripper'
@@ -116,14 +116,6 @@ def gripper_target_message(
     if command is not None:
         msg.position = [float(finite('position', np.asarray(command, float)))]
     return msg
-
-
-def command_messages(command: Command) -> tuple[PoseStamped, JointState | None]:
-    """Return the two messages of a command; the gripper's is to be published first."""
-    pose = pose_message(command.position, command.quaternion, command.stamp_ns, command.frame_id)
-    if command.gripper is None:
-        return pose, None
-    return pose, gripper_target_message(command.gripper, command.stamp_ns)
 
 
 # Chunks

@@ -98,10 +98,8 @@ class World:
         self.publish('ee_trajectory', motion)
 
     def teleoperate(self, stamp_ns, position):
-        pose, gripper = messages.command_messages(
-            Command(stamp_ns, position, UPRIGHT, -1.0, 'base'))
-        self.publish('teleop_gripper', gripper)
-        self.publish('teleop_pose', pose)
+        self.publish('teleop_gripper', messages.gripper_target_message(-1.0, stamp_ns))
+        self.publish('teleop_pose', messages.pose_message(position, UPRIGHT, stamp_ns, 'base'))
 
     def move(self):
         """Let the arm publish where it is, at 50 Hz."""

@@ -235,8 +235,8 @@ def test_a_bad_gripper_state_is_refused():
 def test_a_command_comes_back_as_it_left(gripper):
     command = Command(STAMP_NS, np.array([1.0, 2, 3]), np.array([0, 0, HALF, HALF]), gripper,
                       'base')
-    motion, effort = messages.command_messages(command)
-    assert (effort is None) == (gripper is None)
+    motion = messages.pose_message(command.position, command.quaternion, STAMP_NS, 'base')
+    effort = None if gripper is None else messages.gripper_target_message(gripper, STAMP_NS)
     back = readings.command_from(over_the_wire(motion), effort and over_the_wire(effort))
     assert (back.stamp_ns, back.gripper, back.frame_id) == (STAMP_NS, gripper, 'base')
     np.testing.assert_array_equal(back.position, command.position)
