@@ -130,6 +130,12 @@ def test_without_lerobot_it_says_so_before_it_measures(dataset, monkeypatch, cap
     assert not capsys.readouterr().out
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_it_measures(tmp_path, monkeypatch):
+    monkeypatch.delattr(benchmark, 'run')
+    with pytest.raises(SystemExit, match='^benchmark_training: /proc/x.json: .*can be written to'):
+        command(tmp_path, '-o', '/proc/x.json')
+
+
 @pytest.fixture
 def compared(tmp_path):
     """Return the compared network's settings, with small crops and batches, and its data."""

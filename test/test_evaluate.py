@@ -48,6 +48,7 @@ def test_evaluation_refuses_a_demonstrations_seed():
     ([str(CHECKPOINT), '--seed', '999999', '--episodes', '2'], ('1000000',)),
     ([str(CHECKPOINT), '--device', 'gpu'], ("device 'gpu'",)),
     ([str(CHECKPOINT), '-o', '/proc/absent/result.json'], ('/proc/absent',)),
+    ([str(CHECKPOINT), '-o', '/proc/result.json'], ('/proc/result.json', 'can be written to')),
 ])
 def test_main_ends_with_one_line(arguments, words):
     with pytest.raises(SystemExit) as end:
@@ -90,6 +91,15 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch, capsys):
     assert f'{tmp_path}/run_drawer_open_3.json is there already' in capsys.readouterr().out
     evaluate.main([*arguments, '--inference-steps', '4'])
     assert played == [3, 'interrupted', 4, 3, 4]
+
+
+def test_a_folder_that_disappeared_meanwhile_is_made_again(tmp_path):
+    path = tmp_path / 'gone/run.json'
+    evaluate.write(path, {'task': 'reach-v3', 'seeds': [5], 'noise_seed': 3, 'success': [True],
+                          'steps': [7]})
+    assert json.loads(path.read_text())['steps'] == [7]
+    assert path.with_suffix('.csv').read_bytes() == (
+        b'task,seed,noise_seed,success,steps\r\nreach-v3,5,3,1,7\r\n')
 
 
 @pytest.mark.slow

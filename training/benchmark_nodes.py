@@ -26,8 +26,9 @@ from typing import Any
 
 import evaluate
 import numpy as np
+from result_files import read_json
 import torch
-from whole_output import write_json
+from whole_output import check_writable, write_json
 
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 
@@ -155,8 +156,26 @@ def time_start_up(folder: Path) -> dict[str, Any]:
     return result
 
 
+def measure(options: argparse.Namespace) -> None:
+    """Measure, print and write what the command line asks for."""
+    result: dict[str, Any] = {'cores': os.cpu_count(), 'platform': platform.platform()}
+    if options.output:
+        check_writable(options.output)
+        if options.output.exists():
+            result = {**read_json(options.output), **result}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if options.pairs:
+            result |= compare(options.checkpoint, options.pairs, range(options.episodes), folder)
+        if options.chunks:
+            result |= watch_memory(options.checkpoint, options.chunks, folder)
+        result |= time_start_up(folder)
+    if options.output:
+        write_json(options.output, result)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
+    """Measure from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--checkpoint', type=Path,
@@ -169,18 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('-o', '--output', type=Path,
                         help='JSON file to write; what is there of parts left out stays')
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = {'cores': os.cpu_count(), 'platform': platform.platform()}
-    if options.output and options.output.exists():
-        result = {**json.loads(options.output.read_text()), **result}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if options.pairs:
-            result |= compare(options.checkpoint, options.pairs, range(options.episodes), folder)
-        if options.chunks:
-            result |= watch_memory(options.checkpoint, options.chunks, folder)
-        result |= time_start_up(folder)
-    if options.output:
-        write_json(options.output, result)
+    try:
+        measure(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f'benchmark_nodes: {error}')
 
 
 if __name__ == '__main__':

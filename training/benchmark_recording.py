@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from whole_output import write_json
+from whole_output import check_writable, write_json
 
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes.supervisor import own_domain
@@ -233,22 +233,10 @@ def _peak_mb(pid: int) -> int:
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for name, value, text in (
-            ('seconds', 60.0, 'how long to publish'), ('cameras', 2, 'raw cameras'),
-            ('height', 480, 'pixels'), ('width', 640, 'pixels'),
-            ('camera-hz', 30.0, 'rate of each camera'),
-            ('arm-hz', 100.0, 'rate of each of the four arm topics')):
-        parser.add_argument(f'--{name}', type=type(value), default=value, help=text)
-    parser.add_argument('--storage', choices=('raw', 'jpeg'), default='raw',
-                        help='how the recorder keeps images; jpeg is not compared')
-    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
-    options = vars(parser.parse_args(arguments))
-    storage, output = options.pop('storage'), options.pop('output')
-    load = Load(**options)
+def measure(load: Load, storage: str, output: Path | None) -> dict[str, Any]:
+    """Record a load in a ROS domain of its own; print, write and return what was measured."""
+    if output:
+        check_writable(output)
     domain_id, lock = own_domain()
     os.environ['ROS_DOMAIN_ID'] = str(domain_id)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
@@ -271,6 +259,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             'storage': storage, **facts})
     rclpy.try_shutdown()
     lock.close()
+    return facts
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for name, value, text in (
+            ('seconds', 60.0, 'how long to publish'), ('cameras', 2, 'raw cameras'),
+            ('height', 480, 'pixels'), ('width', 640, 'pixels'),
+            ('camera-hz', 30.0, 'rate of each camera'),
+            ('arm-hz', 100.0, 'rate of each of the four arm topics')):
+        parser.add_argument(f'--{name}', type=type(value), default=value, help=text)
+    parser.add_argument('--storage', choices=('raw', 'jpeg'), default='raw',
+                        help='how the recorder keeps images; jpeg is not compared')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
+    options = vars(parser.parse_args(arguments))
+    storage, output = options.pop('storage'), options.pop('output')
+    try:
+        facts = measure(Load(**options), storage, output)
+    except (ValueError, OSError) as error:
+        sys.exit(f'benchmark_recording: {error}')
     sys.exit(1 if facts['missing'] and storage == 'raw' else 0)
 
 

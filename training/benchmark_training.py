@@ -27,7 +27,7 @@ import numpy as np
 from settings import Config, read_config
 import torch
 from train import read_data, Trainer
-from whole_output import write_json
+from whole_output import check_writable, write_json
 
 from diffusion_policy_ros.data.step_batches import Batch
 from diffusion_policy_ros.data.window_data import WindowData
@@ -237,11 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--cpu', action='store_true', help='leave GPUs alone')
     options = parser.parse_args(arguments)
     try:
+        if options.output:
+            check_writable(options.output)
         result = run(options)
+        if options.output:
+            write_json(options.output, result)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f'benchmark_training: {error}')
-    if options.output:
-        write_json(options.output, result)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ import csv
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from io import StringIO
 import json
 import os
 from pathlib import Path
@@ -31,7 +32,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 import torch
-from whole_output import write_json
+from whole_output import check_writable, write_json, write_text
 
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor_config import ExecutorConfig
@@ -249,12 +250,13 @@ def progress_bar(task: str, total: int) -> Iterator[Callable[[Episode], None]]:
 
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write FILE.json and FILE.csv."""
-    with path.with_suffix('.csv').open('w', newline='') as file:
-        rows = csv.writer(file)
-        rows.writerow(['task', 'seed', 'noise_seed', 'success', 'steps'])
-        rows.writerows([result['task'], seed, result['noise_seed'], int(success), steps]
-                       for seed, success, steps in
-                       zip(result['seeds'], result['success'], result['steps'], strict=True))
+    text = StringIO()
+    rows = csv.writer(text)
+    rows.writerow(['task', 'seed', 'noise_seed', 'success', 'steps'])
+    rows.writerows([result['task'], seed, result['noise_seed'], int(success), steps]
+                   for seed, success, steps in
+                   zip(result['seeds'], result['success'], result['steps'], strict=True))
+    write_text(path.with_suffix('.csv'), text.getvalue())
     write_json(path, result)  # last: it says that the evaluation is done
 
 
@@ -327,8 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                              **{key: provenance.get(key) for key in ('training', 'data')}},
                  'network': policy.config.network, 'versions': versions(),
                  'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
-        if options.output:  # refused now, not after hours
-            options.output.parent.mkdir(parents=True, exist_ok=True)
+        if options.output:
+            check_writable(options.output)
         runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
         for task, noise_seed in runs:
             path = options.output

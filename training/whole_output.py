@@ -9,6 +9,7 @@ import fcntl
 import json
 from pathlib import Path
 import shutil
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 
@@ -29,12 +30,35 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_json(output: Path, value: Any) -> None:
-    """Write a JSON file, in folders made where they lack; a kill leaves an older one as it was."""
+def check_writable(output: Path) -> None:
+    """
+    Make a file's folder and try to write there: what is measured for hours has a place to go.
+
+    Raises:
+        ValueError: in one line that names the file, when it could not be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=output.parent, prefix='.writable'):
+            pass
+    except OSError as error:
+        raise ValueError(f'{output}: {error.strerror}, expected a place that can be written '
+                         'to') from None
+    if output.is_dir():
+        raise ValueError(f'{output}: found a folder, expected a file')
+
+
+def write_text(output: Path, text: str) -> None:
+    """Write a file, in folders made where they lack; a kill leaves an older one as it was."""
     new = output.with_name(f'{output.name}.new')
     output.parent.mkdir(parents=True, exist_ok=True)
-    new.write_text(json.dumps(value, indent=1) + '\n')
+    new.write_text(text, newline='')
     new.replace(output)
+
+
+def write_json(output: Path, value: Any) -> None:
+    """Write a JSON file as `write_text` does."""
+    write_text(output, json.dumps(value, indent=1) + '\n')
 
 
 def write_whole(parser: argparse.ArgumentParser, output: Path,

@@ -1,0 +1,33 @@
+"""JSON files of results, read back; what is wrong with one is one line that names it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Return the object that a JSON file holds.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    return as_object(path.read_text(errors='replace'), str(path))
+
+
+def as_object(text: str, where: str) -> dict[str, Any]:
+    """
+    Return the object that a JSON text is.
+
+    Raises:
+        ValueError: in one line that begins with `where`, when it is something else.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}, expected a JSON object') from None
+    if not isinstance(values, dict):
+        raise ValueError(f'{where}: found {type(values).__name__}, expected a JSON object')
+    return values
