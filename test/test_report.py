@@ -119,13 +119,21 @@ def test_a_second_run_changes_nothing_and_check_writes_nothing(results, document
     image = document.parent / 'images/results_tasks.png'
     pixels = image.read_bytes()
     assert run(document, results) == first and image.read_bytes() == pixels
+    assert run(document, results, '--check') == first and image.read_bytes() == pixels
     image.unlink()
-    assert run(document, results, '--check') == first and not image.exists()
     write_result(results / 'tasks/push/large_net.json', 'push-v3', 1, 10)
     with pytest.raises(SystemExit, match='out of date'):
         run(document, results, '--check')
     assert document.read_text() == first and not image.exists()
     assert '1/10' in run(document, results)
+
+
+def test_check_misses_a_picture(results, document):
+    first, image = run(document, results), document.parent / 'images/results_tasks.png'
+    image.unlink()
+    with pytest.raises(SystemExit, match=f'^report: {image}: found no such picture, expected'):
+        run(document, results, '--check')
+    assert document.read_text() == first and not image.exists()
 
 
 def test_images_go_elsewhere_and_line_ends_stay(results, document, tmp_path):

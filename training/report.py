@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
-import json
+from dataclasses import dataclass
 import os
 from pathlib import Path
 import re
 from statistics import fmean
 import sys
-from typing import TypeVar
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 import numpy as np
+from result_files import parse
 
 from diffusion_policy_ros.sim.tasks import check_task, data_set_name
 from diffusion_policy_ros.statistics import wilson_interval
-from diffusion_policy_ros.typed import from_mapping
-
-T = TypeVar('T')
 
 START = re.compile(r'^<!-- report: ([\w.-]+) -->\s*?\n', re.MULTILINE)
 END = re.compile(r'^<!-- end report -->', re.MULTILINE)
@@ -76,17 +72,6 @@ class Row:
 
 Results = dict[str, dict[str, Result]]  # by task and variant
 Curves = dict[str, list[Row]]  # in the order of steps, by the line's name
-
-
-def parse(cls: type[T], text: str, where: str) -> T:
-    """Build `cls` from those values of a JSON object that it has."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f'{where}: {error}') from None
-    if isinstance(values, dict):
-        values = {key.name: values[key.name] for key in fields(cls) if key.name in values}
-    return from_mapping(cls, values, where)
 
 
 def check_sweep(path: Path, result: Result, checkpoints: dict[str, str]) -> None:
@@ -273,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('file', type=Path, help='Markdown file with marked blocks')
     parser.add_argument('-r', '--results', type=Path, default='results', help='folder of tables')
     parser.add_argument('-i', '--images', type=Path, help='folder of plots, else images/ beside')
-    parser.add_argument('--check', action='store_true', help='write nothing, fail if out of date')
+    parser.add_argument('--check', action='store_true',
+                        help='write nothing, fail if out of date or without a picture')
     options = parser.parse_args(arguments)
     path, images = options.file, options.images or options.file.parent / 'images'
     figures: dict[Path, Figure] = {}
@@ -297,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.check:
             if new != old:
                 raise ValueError(f'{path}: out of date')
+            if lost := [image for image in figures if not image.exists()]:
+                raise ValueError(f'{lost[0]}: found no such picture, expected that of {path}')
             return
         images.mkdir(parents=True, exist_ok=True)
         for image, figure in figures.items():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from diffusion_policy_ros.typed import from_mapping
+
+T = TypeVar('T')
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,3 +36,15 @@ def as_object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f'{where}: found {type(values).__name__}, expected a JSON object')
     return values
+
+
+def parse(cls: type[T], text: str, where: str) -> T:
+    """
+    Build `cls` from those values of a JSON object that it has.
+
+    Raises:
+        ValueError: in one line that begins with `where`.
+    """
+    values = as_object(text, where)
+    return from_mapping(cls, {key.name: values[key.name] for key in fields(cls)
+                              if key.name in values}, where)
