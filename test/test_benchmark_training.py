@@ -136,6 +136,13 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_it_measures(tmp_pat
         command(tmp_path, '-o', '/proc/x.json')
 
 
+@pytest.mark.parametrize('name', ['--threads', '--steps'])
+def test_a_count_of_none_is_one_line(tmp_path, name):
+    with pytest.raises(SystemExit, match=f'^benchmark_training: argument {name}: found 0, '
+                       'expected at least 1$'):
+        command(tmp_path, name, '0')
+
+
 @pytest.fixture
 def compared(tmp_path):
     """Return the compared network's settings, with small crops and batches, and its data."""

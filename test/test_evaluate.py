@@ -128,12 +128,23 @@ def test_every_noise_seed_has_its_files_and_a_video(tmp_path):
     (['--video', '1'], ('--video', '--output')),
     (['-o', str(CHECKPOINT)], (f'--output {CHECKPOINT}', '.json')),
     (['-o', 'result.csv'], ('--output result.csv', '.json')),
-    (['--episodes', '0'], ('--episodes 0', 'at least 1')),
+    (['--episodes', '0'], ('--episodes: found 0, expected at least 1',)),
+    (['--workers', '0'], ('--workers: found 0, expected at least 1',)),
+    (['--threads', '0'], ('--threads: found 0, expected at least 1',)),
+    (['--noise-seed', '0', '-1'], ('--noise-seed: found -1, expected at least 0',)),
+    (['--video', '-1'], ('--video: found -1, expected at least 0',)),
+    (['--blend', 'nan'], ('--blend: found nan, expected 0 to 2',)),
+    (['--blend', '-1'], ('--blend: found -1, expected 0 to 2',)),
+    (['--blend', '1e30'], ('--blend: found 1e+30, expected 0 to 2',)),
+    (['--blend', 'long'], ('--blend', "'long'")),
+    (['--sampler', 'ddmp'], ('--sampler', 'ddmp', 'ddim')),
+    (['--threds', '2'], ('--threds',)),
     (['--inference-steps', '101'], ('101', 'at most num_train_timesteps 100')),
 ])
 def test_options_that_make_no_sense_are_refused(arguments, words):
     with pytest.raises(SystemExit) as end:
         evaluate.main([str(CHECKPOINT), *arguments])
+    assert '\n' not in str(end.value)
     for word in words:
         assert word in str(end.value)
 

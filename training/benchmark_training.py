@@ -23,6 +23,7 @@ import time
 from typing import Any
 
 from accelerate import Accelerator
+from arguments import at_least, Parser
 import numpy as np
 from settings import Config, read_config
 import torch
@@ -225,18 +226,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
+    parser = Parser(description=__doc__.strip().split('\n\n')[0])
     parser.add_argument('config', type=Path, help='file of config/training/')
     parser.add_argument('-d', '--dataset', type=Path, required=True, help='zarr replay buffer')
     parser.add_argument('-o', '--output', type=Path, help='JSON file to write')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         dest='overrides', help='override a value, as for train.py')
-    parser.add_argument('--steps', type=int, default=20, help='measured steps of each part')
+    parser.add_argument('--steps', type=at_least(1), default=20,
+                        help='measured steps of each part')
     parser.add_argument('--lerobot', action='store_true', help="compare with LeRobot's step")
-    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='PyTorch threads')
+    parser.add_argument('--threads', type=at_least(1), default=os.cpu_count(),
+                        help='PyTorch threads')
     parser.add_argument('--cpu', action='store_true', help='leave GPUs alone')
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         if options.output:
             check_writable(options.output)
         result = run(options)

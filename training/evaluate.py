@@ -16,11 +16,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import csv
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from io import StringIO
-import json
 import os
 from pathlib import Path
 import platform
@@ -28,26 +26,28 @@ import sys
 import time
 from typing import Any
 
+from evaluation_options import (
+    as_asked,
+    DEFAULT_BLEND_S,
+    options_of,
+    runs_of,
+    settings_of,
+)
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import numpy as np
+from result_files import read_json
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 import torch
 from whole_output import check_writable, write_json, write_text
 
 from diffusion_policy_ros.control.arm import load_arm
-from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.datatypes import Chunk, EE_POSE, ObservationWindow
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import (
     checkpoint_hash,
     read_checkpoint_config,
 )
-from diffusion_policy_ros.policy.diffusion_policy import (
-    DiffusionPolicy,
-    episode_noise,
-    SAMPLERS,
-)
-from diffusion_policy_ros.policy.levels import LEVELS
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, episode_noise
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.rollout import (
     ClosedLoop,
@@ -65,8 +65,6 @@ from diffusion_policy_ros.sim.tasks import (
     check_evaluation_seed,
     check_task,
     data_set_name,
-    expand_tasks,
-    TASK_SETS,
     VIEW_CAMERA,
 )
 from diffusion_policy_ros.sim.video import Album, Frame
@@ -74,7 +72,6 @@ from diffusion_policy_ros.statistics import wilson_interval
 from diffusion_policy_ros.typed import to_mapping
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_BLEND_S = ExecutorConfig().blend_s
 TICKS_PER_PICTURE = 4  # of a video, 20 a second
 
 
@@ -149,20 +146,11 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
     return [episodes[seed] for seed in seeds]
 
 
-def settings_of(policy: DiffusionPolicy, task: str, seeds: Sequence[int], noise_seed: int,
-                blend_s: float) -> dict[str, Any]:
-    """Return what an evaluation's outcome depends on beside the checkpoint."""
-    noise = policy.config.noise
-    return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed,
-            'noise_seeds': [noise_seed + seed for seed in seeds], 'blend_s': blend_s,
-            'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
-            'timestep_spacing': noise.timestep_spacing}
-
-
 def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int = 2,
              noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
              on_episode: Callable[[Episode], None] = lambda episode: None) -> dict[str, Any]:
     """Run one episode a seed; return what a results file holds."""
+    settings = settings_of(policy.config, task, seeds, noise_seed, blend_s)
     workers = min(workers, len(seeds))
     predict = TimedPolicy(policy, noise_seed)
     start = time.perf_counter()
@@ -170,15 +158,14 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
     n_success = sum(episode.success for episode in episodes)
     steps = [episode.steps for episode in episodes if episode.success]
     return {
-        **settings_of(policy, task, seeds, noise_seed, blend_s), 'mode': 'evaluate',
+        **settings, 'mode': 'evaluate',
         'success': [episode.success for episode in episodes],
         'steps': [episode.steps for episode in episodes],
         'n_success': n_success, 'n_episodes': len(episodes),
         'wilson95': list(wilson_interval(n_success, len(episodes))),
         'median_steps': float(np.median(steps)) if steps else None,
-        'workers': workers,
         'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
-        'chunk_ms': predict.latency(),
+        'workers': workers, 'chunk_ms': predict.latency(),
         'wall_s': time.perf_counter() - start,
     }
 
@@ -271,55 +258,13 @@ def show(result: dict[str, Any]) -> None:
           f"at batch {result['chunk_ms']['batch']}", flush=True)
 
 
-def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0].strip(),
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('checkpoint', type=Path, help='folder with model.safetensors, config.yaml')
-    parser.add_argument('-o', '--output', type=Path, help='JSON file to write, and a CSV beside')
-    parser.add_argument('--task', nargs='*', default=[],
-                        help=f'MetaWorld tasks, or {", ".join(TASK_SETS)}; the checkpoint\'s own '
-                        'where none is given')
-    parser.add_argument('--episodes', type=int, default=100, help='episodes, one a seed')
-    parser.add_argument('--seed', type=int, default=0, help='first environment seed')
-    parser.add_argument('--noise-seed', type=int, nargs='+', default=[0],
-                        help="added to an episode's seed, the seed of its denoising noise; every "
-                        'episode is run with each')
-    parser.add_argument('--inference-steps', type=int, default=None, metavar='N',
-                        help="denoising steps; the checkpoint's own where left out")
-    parser.add_argument('--sampler', choices=sorted(SAMPLERS),
-                        help="the checkpoint's own where left out")
-    parser.add_argument('--timestep-spacing', choices=sorted(LEVELS),
-                        help="the checkpoint's own where left out")
-    parser.add_argument('--workers', type=int, default=2, help='parallel environments')
-    parser.add_argument('--threads', type=int, default=1, help='PyTorch threads')
-    parser.add_argument('--device', default='cpu', help="PyTorch's device of the policy")
-    parser.add_argument('--blend', type=float, metavar='SECONDS', default=DEFAULT_BLEND_S,
-                        help='time over which a chunk replaces the one before it')
-    parser.add_argument('--video', type=int, default=0, metavar='N',
-                        help='film the first N successes and the first N failures')
-    options = parser.parse_args(arguments)
-    if options.episodes < 1 or options.workers < 1:
-        raise ValueError(f'--episodes {options.episodes} --workers {options.workers}, expected '
-                         'at least 1')
-    if options.output and (options.output.suffix != '.json' or options.output.is_dir()):
-        raise ValueError(f'--output {options.output}: expected a file whose name ends in .json')
-    if options.video and not options.output:
-        raise ValueError('--video needs --output, expected a place for the videos')
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate one checkpoint from the command line."""
     try:
-        options = arguments_of(arguments)
+        options = options_of(arguments, __doc__.split('\n\n')[0].strip())
         torch.set_num_threads(options.threads)
         policy = load_checkpoint(options.checkpoint, options.device)
-        changes = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps,
-                   'timestep_spacing': options.timestep_spacing}
-        policy.config = replace(policy.config, noise=replace(policy.config.noise, **{
-            name: value for name, value in changes.items() if value is not None}))
-        tasks = expand_tasks(options.task or [policy.config.task])
+        policy.config = as_asked(policy.config, options)
         trained = read_checkpoint_config(options.checkpoint)
         provenance = trained.provenance
         facts = {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
@@ -331,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                  'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
         if options.output:
             check_writable(options.output)
-        runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
+        runs = runs_of(options, policy.config.task)
         for task, noise_seed in runs:
             path = options.output
             if path and len(runs) > 1:
@@ -348,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def there_already(path: Path | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a result of these settings, where an earlier run has written it."""
     try:
-        found = json.loads(path.read_text()) if path else {}
+        found = read_json(path) if path else {}
     except (FileNotFoundError, ValueError):
         return None
     return found if settings.items() <= found.items() else None
@@ -359,7 +304,7 @@ def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str
     """Evaluate on one task, print it, and write it to `path` with its videos."""
     seeds = range(options.seed, options.seed + options.episodes)
     found = result = there_already(path, {
-        **settings_of(policy, task, seeds, noise_seed, options.blend),
+        **settings_of(policy.config, task, seeds, noise_seed, options.blend),
         **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device')}})
     if found:
         print(f'{path} is there already:')
