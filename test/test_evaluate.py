@@ -66,31 +66,55 @@ def test_latency_is_of_the_batch_size_that_came_most_often():
     assert predict.latency() == {'median': 200.0, 'p99': pytest.approx(298.0), 'batch': 1, 'n': 3}
 
 
-def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch, capsys):
-    played, output = [], tmp_path / 'run.json'
+@pytest.fixture
+def played(monkeypatch):
+    """Return the noise seeds of what was evaluated, in no time; the first 4 is interrupted."""
+    played = []
 
     def evaluation(policy, task, seeds, workers, noise_seed, blend_s, on_episode):
-        if len(played) == 1:
-            played.append('interrupted')
-            raise KeyboardInterrupt
         played.append(noise_seed)
-        noise = policy.config.noise
-        return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed, 'blend_s': blend_s,
-                'noise_seeds': [noise_seed],
-                'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
-                'timestep_spacing': noise.timestep_spacing, 'success': [True], 'steps': [7],
-                'n_success': 1, 'n_episodes': 1, 'wilson95': [0.2, 1.0], 'median_steps': 7.0,
-                'chunk_ms': {'median': 1.0, 'p99': 2.0, 'batch': 1, 'n': 3}}
+        if noise_seed == 4 and played.count(4) == 1:
+            raise KeyboardInterrupt
+        return {**evaluate.settings_of(policy.config, task, seeds, noise_seed, blend_s, workers),
+                'success': [True] * len(seeds), 'steps': [7] * len(seeds),
+                'n_success': len(seeds), 'n_episodes': len(seeds), 'wilson95': [0.2, 1.0],
+                'median_steps': 7.0, 'chunk_ms': {'median': 1.0, 'p99': 2.0, 'batch': 1, 'n': 3}}
 
     monkeypatch.setattr(evaluate, 'evaluate', evaluation)
-    arguments = [str(CHECKPOINT), '--episodes', '1', '--noise-seed', '3', '4', '-o', str(output)]
+    return played
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path, played, capsys):
+    arguments = [str(CHECKPOINT), '--episodes', '1', '--noise-seed', '3', '4',
+                 '-o', str(tmp_path / 'run.json')]
     with pytest.raises(SystemExit, match='interrupted; the same command goes on'):
         evaluate.main(arguments)
     evaluate.main(arguments)
-    assert played == [3, 'interrupted', 4]
+    assert played == [3, 4, 4]
     assert f'{tmp_path}/run_drawer_open_3.json is there already' in capsys.readouterr().out
-    evaluate.main([*arguments, '--inference-steps', '4'])
-    assert played == [3, 'interrupted', 4, 3, 4]
+
+
+def test_only_a_result_of_the_same_settings_is_not_made_again(tmp_path, played):
+    path = tmp_path / 'run.json'
+    arguments = [str(CHECKPOINT), '--episodes', '2', '--threads', '1', '-o', str(path)]
+    evaluate.main(arguments)
+    evaluate.main(arguments)
+    evaluate.main([*arguments, '--workers', '3'])  # of which two have an episode
+    assert len(played) == 1
+    for more in (['--workers', '1'], ['--threads', '2'], ['--inference-steps', '4'],
+                 ['--blend', '0'], ['--seed', '1']):
+        evaluate.main([*arguments, *more])
+        evaluate.main(arguments)
+        assert len(played) == 3, more
+        del played[1:]
+    older = json.loads(path.read_text())
+    del older['threads']
+    for found in (json.dumps(older), '[]', '{', ''):
+        path.write_text(found)
+        evaluate.main(arguments)
+        assert len(played) == 2, found
+        assert json.loads(path.read_text())['threads'] == 1
+        del played[1:]
 
 
 def test_a_folder_that_disappeared_meanwhile_is_made_again(tmp_path):

@@ -150,11 +150,10 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
              noise_seed: int = 0, blend_s: float = DEFAULT_BLEND_S,
              on_episode: Callable[[Episode], None] = lambda episode: None) -> dict[str, Any]:
     """Run one episode a seed; return what a results file holds."""
-    settings = settings_of(policy.config, task, seeds, noise_seed, blend_s)
-    workers = min(workers, len(seeds))
+    settings = settings_of(policy.config, task, seeds, noise_seed, blend_s, workers)
     predict = TimedPolicy(policy, noise_seed)
     start = time.perf_counter()
-    episodes = run(policy, task, seeds, workers, predict, blend_s, on_episode)
+    episodes = run(policy, task, seeds, settings['workers'], predict, blend_s, on_episode)
     n_success = sum(episode.success for episode in episodes)
     steps = [episode.steps for episode in episodes if episode.success]
     return {
@@ -165,7 +164,7 @@ def evaluate(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: 
         'wilson95': list(wilson_interval(n_success, len(episodes))),
         'median_steps': float(np.median(steps)) if steps else None,
         'limits_acted': sum(sum(episode.limits_acted.values()) for episode in episodes),
-        'workers': workers, 'chunk_ms': predict.latency(),
+        'chunk_ms': predict.latency(),
         'wall_s': time.perf_counter() - start,
     }
 
@@ -304,8 +303,8 @@ def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str
     """Evaluate on one task, print it, and write it to `path` with its videos."""
     seeds = range(options.seed, options.seed + options.episodes)
     found = result = there_already(path, {
-        **settings_of(policy.config, task, seeds, noise_seed, options.blend),
-        **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device')}})
+        **settings_of(policy.config, task, seeds, noise_seed, options.blend, options.workers),
+        **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device', 'threads')}})
     if found:
         print(f'{path} is there already:')
     else:

@@ -76,10 +76,14 @@ def runs_of(options: argparse.Namespace, task: str) -> list[tuple[str, int]]:
 
 
 def settings_of(config: PolicyConfig, task: str, seeds: Sequence[int], noise_seed: int,
-                blend_s: float) -> dict[str, Any]:
-    """Return what an outcome depends on beside the checkpoint."""
+                blend_s: float, workers: int) -> dict[str, Any]:
+    """
+    Return what an outcome depends on beside checkpoint, device and versions.
+
+    The number of workers is the batch of a prediction, whose rounding depends on it.
+    """
     noise = config.noise
     return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed,
             'noise_seeds': [noise_seed + seed for seed in seeds], 'blend_s': blend_s,
             'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
-            'timestep_spacing': noise.timestep_spacing}
+            'timestep_spacing': noise.timestep_spacing, 'workers': min(workers, len(seeds))}
