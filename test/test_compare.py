@@ -1,5 +1,6 @@
 """Tables of tasks and variants: what is run, in which order, and what is not run again."""
 
+from argparse import Namespace
 import json
 from pathlib import Path
 import shutil
@@ -8,16 +9,26 @@ import subprocess
 import sys
 import time
 
+from arguments import Parser
+from collection_options import add_arguments, configs_of
 import compare
+from evaluation_options import as_asked, options_of, settings_of
 import pytest
 from settings import read_config
+from table import read_result, Table
 import yaml
 
+from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.sim.tasks import data_set_name
 from diffusion_policy_ros.typed import from_mapping, load_yaml, to_mapping
 
-BASE = {'policy': {'observation': {'cameras': []}, 'task': ''},
-        'training': {'episodes': 10, 'steps': 100}}
+ROOT = Path(__file__).parents[1]
+CAMERA = {'name': 'corner4', 'source_height': 64, 'source_width': 64, 'height': 48, 'width': 48}
+BASE = {'policy': {'observation': {'cameras': [CAMERA]}, 'task': '', 'vision': {
+            'base_width': 16, 'crop_height': 40, 'crop_width': 40, 'pooling': 'average'}},
+        'training': {'episodes': 10, 'validation_episodes': 2, 'steps': 100}}
 TABLE = {'base': 'base.yaml', 'episodes': 12, 'evaluation_episodes': 5,
+         'cameras': ['arm', 'corner4'],
          'tasks': {'reach-v3': {'cameras': ['corner4'], 'set': ['policy.dt_s=0.05']},
                    'drawer-open-v3': {}},
          'variants': {'unet': {}, 'wide': {'base': 'wide.yaml', 'set': ['training.seed=1']},
@@ -34,23 +45,33 @@ def table(tmp_path):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Record the scripts that are run; an evaluation leaves what was trained as its result."""
-    ran = []
+    """Record the scripts that are run; training and evaluation leave what the real ones do."""
+    ran, data = [], {}
 
     def step(script, *arguments):
         words = [str(word) for word in arguments]
         ran.append((script, words))
+        if script == 'collect_demos.py':
+            parser = Parser()
+            add_arguments(parser)
+            config, = configs_of(parser.parse_args(words))
+            data.update(task=config.task, seed_start=config.seed_start,
+                        start_offset=config.start_offset)
         if script == 'train.py':
             folder = Path(words[words.index('-o') + 1])
             (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
             (folder / 'metrics.jsonl').write_text(str(folder))
             config = to_mapping(read_config(words[0], [word for word in words if '=' in word]))
-            (folder / 'checkpoint/config.json').write_text(json.dumps(config))
+            (folder / 'checkpoint/config.json').write_text(json.dumps({**config, 'data': data}))
         if script == 'evaluate.py':
-            path = Path(words[words.index('-o') + 1])
-            path.write_text(json.dumps({
-                'n_success': 4, 'n_episodes': 5,
-                'trained': json.loads((Path(words[0]) / 'config.json').read_text())}))
+            options = options_of(words)
+            trained = json.loads((Path(words[0]) / 'config.json').read_text())
+            config = as_asked(from_mapping(PolicyConfig, trained['policy'], ''), options)
+            seeds = range(options.seed, options.seed + options.episodes)
+            options.output.write_text(json.dumps({
+                'n_success': 4, 'n_episodes': len(seeds), 'device': options.device,
+                'trained': trained, **settings_of(config, config.task, seeds, *options.noise_seed,
+                                                  options.blend, options.workers)}))
 
     monkeypatch.setattr(compare, 'step', step)
     return ran
@@ -92,19 +113,101 @@ def test_what_is_there_is_not_run_again(table, steps):
     assert n_first == 9 and again == 3 * ['drawer-open-v3']
 
 
+VARIANTS, TASKS = TABLE['variants'], TABLE['tasks']
+
+
+def evaluated(*options):
+    return {'variants': {**VARIANTS, 'abrupt': {'of': 'unet', 'evaluate': ['--blend', '0',
+                                                                           *options]}}}
+
+
 @pytest.mark.parametrize('change, words', [
-    ({'evaluation_episodes': 6}, ('reach/', 'n_episodes is 5, expected 6')),
+    ({'evaluation_episodes': 6}, ('n_episodes is 5, expected 6',)),
     ({'variants': {'unet': {'set': ['training.seed=1']}}}, ('training.seed is 0, expected 1',)),
     ({'variants': {'unet': {'set': ['policy.noise.clip_sample=false']}}},
      ('policy.noise.clip_sample is True, expected False',)),
+    (evaluated('--blend', '0.2'), ('abrupt.json: ', 'blend_s is 0.0, expected 0.2')),
+    (evaluated('--sampler', 'ddpm'), ("sampler is 'ddim', expected 'ddpm'",)),
+    (evaluated('--inference-steps', '20'), ('num_inference_steps is 16, expected 20',)),
+    (evaluated('--timestep-spacing', 'trailing'),
+     ("timestep_spacing is 'leading', expected 'trailing'",)),
+    (evaluated('--noise-seed', '3'), ('noise_seed is 0, expected 3',)),
+    (evaluated('--seed', '7'), ("seeds is '0-4', expected '7-11'",)),
+    (evaluated('--episodes', '4'), ('n_episodes is 5, expected 4',)),
+    (evaluated('--workers', '1'), ('workers is 2, expected 1',)),
+    (evaluated('--device', 'cuda'), ("device is 'cpu', expected 'cuda'",)),
+    ({'collect': ['--start-offset', '0.05']},
+     ('trained.data.start_offset is 0.0, expected 0.05',)),
+    ({'collect': ['--seed-start', '2000000']}, ('trained.data.seed_start is 1000000',)),
+    ({'episodes': 11}, ('12 demonstrations were used, expected at most 11',)),
+    ({'tasks': {**TASKS, 'reach-v3': {**TASKS['reach-v3'], 'cameras': ['arm']}}},
+     ("the cameras ['corner4'] were used, expected some of ['arm']",)),
 ])
 def test_a_result_of_another_table_is_refused(table, steps, change, words):
     run(table, '--tasks', 'reach-v3')
+    steps.clear()
     table.write_text(yaml.safe_dump({**TABLE, **change}))
     with pytest.raises(SystemExit) as end:
         run(table, '--tasks', 'reach-v3')
-    for word in words:
+    assert not steps and '\n' not in str(end.value)
+    for word in (f'compare: {table.parent}/results/reach/', *words, 'move it away'):
         assert word in str(end.value)
+
+
+@pytest.mark.parametrize('change', [
+    {'episodes': 13}, {'cameras': ['corner4']}, evaluated('--threads', '3', '--video', '2'),
+    {'tasks': {**TASKS, 'reach-v3': {**TASKS['reach-v3'], 'cameras': ['arm', 'corner4']}}},
+])
+def test_a_result_that_the_edited_table_would_give_again_is_kept(table, steps, change):
+    run(table)
+    steps.clear()
+    table.write_text(yaml.safe_dump({**TABLE, **change}))
+    run(table)
+    assert not steps
+
+
+def test_demonstrations_that_do_not_say_where_they_began_had_no_offset(table, steps):
+    run(table, '--tasks', 'reach-v3')
+    path = table.parent / 'results/reach/unet.json'
+    found = json.loads(path.read_text())
+    del found['trained']['data']['start_offset'], found['workers'], found['seeds']
+    path.write_text(json.dumps(found))
+    run(table, '--tasks', 'reach-v3')
+    table.write_text(yaml.safe_dump({**TABLE, 'collect': ['--start-offset', '0.05']}))
+    with pytest.raises(SystemExit, match='start_offset is 0.0, expected 0.05'):
+        run(table, '--tasks', 'reach-v3')
+
+
+@pytest.mark.parametrize('name, results, at_least', [
+    ('tasks_table', 'tasks', 7), ('ablations_table', 'ablations', 4),
+    ('denoising_table', 'trailing', 2)])
+def test_the_repositorys_results_are_of_its_tables(name, results, at_least):
+    path = ROOT / f'config/training/{name}.yaml'
+    table, found = from_mapping(Table, load_yaml(path), str(path)), 0
+    for task in table.tasks:
+        for result in (ROOT / f'results/{results}' / data_set_name(task)).glob('*.json'):
+            if result.stem in table.variants:
+                options = Namespace(table=path, output=Path('out'), overrides=[])
+                training = compare.Training.of(table, task, result.stem, options)
+                read_result(result, table, task, result.stem,
+                            read_config(training.base, training.overrides))
+                found += 1
+    assert found >= at_least
+
+
+@pytest.mark.parametrize('content, words', [
+    ('', 'Expecting value'), ('[]', 'found list'), ('{}', 'n_success'),
+    ('{"n_success": 4, "n_episodes": "five"}', 'n_episodes'),
+    ('{"n_success": 4, "n_episodes": 5, "trained": [1]}', 'trained'),
+])
+def test_a_damaged_result_is_one_line(table, steps, content, words):
+    path = table.parent / 'results/reach/unet.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(SystemExit) as end:
+        run(table, '--tasks', 'reach-v3')
+    message = str(end.value)
+    assert message.startswith(f'compare: {path}: ') and words in message and '\n' not in message
 
 
 def test_a_result_that_does_not_say_what_was_trained_is_refused(table, steps):
@@ -158,6 +261,13 @@ def test_a_signal_to_stop_reaches_the_script_once_and_its_end_is_awaited(tmp_pat
     ({'tasks': {'reach': {}}}, (), ("'reach'", 'reach-v3')),
     ({'variants': {'a': {'sets': []}}}, (), ('sets',)),
     ({}, ('--variants', 'tall'), ('tall', 'abrupt, unet, wide')),
+    ({}, ('--threads', '0'), ('--threads: found 0, expected at least 1',)),
+    ({'cameras': ['front']}, (), ('table.yaml: collecting drawer-open-v3: ', "'front'")),
+    ({'collect': ['--size', 'big']}, (), ('collecting drawer-open-v3: ', '--size', 'big')),
+    (evaluated('--blend', 'nan'), (), ('table.yaml: variant abrupt: evaluate: ', '--blend')),
+    (evaluated('--noise-seed', '0', '1'), (), ('variant abrupt', '[0, 1]', 'one seed')),
+    (evaluated('--task', 'MT10'), (), ('variant abrupt', 'MT10', "the table's task")),
+    (evaluated('--blond', '1'), (), ('variant abrupt', '--blond')),
 ])
 def test_a_wrong_table_is_one_line(table, steps, change, arguments, words):
     table.write_text(yaml.safe_dump({**TABLE, **change}))
@@ -169,11 +279,11 @@ def test_a_wrong_table_is_one_line(table, steps, change, arguments, words):
 
 
 def test_the_repositorys_tables_name_configurations_that_load():
-    folder = Path(__file__).parents[1] / 'config/training'
+    folder = ROOT / 'config/training'
     tables = sorted(folder.glob('*_table.yaml'))
     assert tables
     for path in tables:
-        table = from_mapping(compare.Table, load_yaml(path), str(path))
+        table = from_mapping(Table, load_yaml(path), str(path))
         for task in table.tasks.values():
             for variant in table.variants.values():
                 read_config(folder / (variant.base or table.base), (*task.set, *variant.set))

@@ -22,6 +22,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from collection_options import add_arguments, configs_of
 from expert_episodes import CollectConfig, Episode, run_episodes
 import numpy as np
 from rich.progress import (
@@ -36,9 +37,7 @@ from rich.progress import (
 from diffusion_policy_ros.data.pictures import encode
 from diffusion_policy_ros.data.replay_buffer import LOW_DIMENSIONAL
 from diffusion_policy_ros.data.replay_writer import ReplayWriter
-from diffusion_policy_ros.sim.tasks import (
-    data_set_name, expand_tasks, FIRST_COLLECTION_SEED, STEP_NS, TASK_SETS, TICKS_AFTER_SUCCESS,
-)
+from diffusion_policy_ros.sim.tasks import data_set_name, STEP_NS
 from diffusion_policy_ros.typed import to_mapping
 
 Play = Callable[[CollectConfig, int, Callable[[int], None]], Iterator[Episode]]
@@ -108,41 +107,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and collect."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n')[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--task', required=True, nargs='+',
-                        help=f'MetaWorld tasks, like drawer-open-v3, or {", ".join(TASK_SETS)}')
-    parser.add_argument('--episodes', type=int, default=250,
-                        help='successful episodes to keep of each task')
-    parser.add_argument('--cameras', nargs='*', default=['arm', 'wrist'])
-    parser.add_argument('--source-size', type=int, default=224,
-                        help='pixels a side that are drawn')
-    parser.add_argument('--size', type=int, default=96, help='pixels a side that are kept')
-    parser.add_argument('--renderer', default='plain', help='picture settings')
-    parser.add_argument('--seed-start', type=int, default=FIRST_COLLECTION_SEED,
-                        help='first seed that is tried')
-    parser.add_argument('--ticks-after-success', type=int, default=TICKS_AFTER_SUCCESS,
-                        help='ticks that an episode goes on after its first success')
-    parser.add_argument('--start-offset', type=float, default=0.0, metavar='METRES',
-                        help='by which the hand begins elsewhere along each axis (standard '
-                        'deviation), so that its place does not tell that of the goal')
-    parser.add_argument('--workers', type=int, default=2, help='simulations in parallel')
-    parser.add_argument('--ray', nargs='?', const='auto', metavar='ADDRESS', default=None,
-                        help="run the simulations on a Ray cluster, this machine's by default")
-    parser.add_argument('-o', '--output', type=Path, required=True,
-                        help='zarr folder of one task, or a folder for <task>.zarr of each')
+    add_arguments(parser)
     args = parser.parse_args(arguments)
     try:
-        tasks = expand_tasks(args.task)
-        one = args.output.suffix == '.zarr'
-        if one and len(tasks) > 1:
-            raise ValueError(f'--output {args.output}: {len(tasks)} tasks need a folder, found '
+        configs, one = configs_of(args), args.output.suffix == '.zarr'
+        if one and len(configs) > 1:
+            raise ValueError(f'--output {args.output}: {len(configs)} tasks need a folder, found '
                              'the name of one data set')
         if args.episodes < 1 or args.workers < 1:
             raise ValueError(f'episodes is {args.episodes} and workers {args.workers}, expected '
                              'at least 1')
-        configs = [CollectConfig(task, tuple(args.cameras), args.source_size, args.size,
-                                 args.renderer, args.seed_start, args.ticks_after_success,
-                                 args.start_offset)
-                   for task in tasks]
         play = partial(run_episodes, workers=args.workers)
         if args.ray is not None:
             import ray_collection

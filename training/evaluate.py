@@ -26,13 +26,7 @@ import sys
 import time
 from typing import Any
 
-from evaluation_options import (
-    as_asked,
-    DEFAULT_BLEND_S,
-    options_of,
-    runs_of,
-    settings_of,
-)
+from evaluation_options import as_asked, DEFAULT_BLEND_S, options_of, settings_of
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import numpy as np
 from result_files import read_json
@@ -65,6 +59,7 @@ from diffusion_policy_ros.sim.tasks import (
     check_evaluation_seed,
     check_task,
     data_set_name,
+    expand_tasks,
     VIEW_CAMERA,
 )
 from diffusion_policy_ros.sim.video import Album, Frame
@@ -264,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
         policy = load_checkpoint(options.checkpoint, options.device)
         policy.config = as_asked(policy.config, options)
+        tasks = expand_tasks(options.task or [policy.config.task])
         trained = read_checkpoint_config(options.checkpoint)
         provenance = trained.provenance
         facts = {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
@@ -275,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                  'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
         if options.output:
             check_writable(options.output)
-        runs = runs_of(options, policy.config.task)
+        runs = [(task, noise_seed) for task in tasks for noise_seed in options.noise_seed]
         for task, noise_seed in runs:
             path = options.output
             if path and len(runs) > 1:

@@ -14,7 +14,7 @@ from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.policy.diffusion_policy import SAMPLERS
 from diffusion_policy_ros.policy.levels import LEVELS
-from diffusion_policy_ros.sim.tasks import expand_tasks, TASK_SETS
+from diffusion_policy_ros.sim.tasks import TASK_SETS
 
 BLEND = {field.name: field for field in fields(ExecutorConfig)}['blend_s']
 DEFAULT_BLEND_S = BLEND.default
@@ -67,12 +67,6 @@ def as_asked(config: PolicyConfig, options: argparse.Namespace) -> PolicyConfig:
                'timestep_spacing': options.timestep_spacing}
     return replace(config, noise=replace(config.noise, **{
         name: value for name, value in changes.items() if value is not None}))
-
-
-def runs_of(options: argparse.Namespace, task: str) -> list[tuple[str, int]]:
-    """Return the task and the noise seed of each result; `task` where the options name none."""
-    return [(name, noise_seed) for name in expand_tasks(options.task or [task])
-            for noise_seed in options.noise_seed]
 
 
 def settings_of(config: PolicyConfig, task: str, seeds: Sequence[int], noise_seed: int,

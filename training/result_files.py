@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 import json
 from pathlib import Path
@@ -48,3 +49,8 @@ def parse(cls: type[T], text: str, where: str) -> T:
     values = as_object(text, where)
     return from_mapping(cls, {key.name: values[key.name] for key in fields(cls)
                               if key.name in values}, where)
+
+
+def seed_range(seeds: Sequence[int]) -> str:
+    """Return `0-49` of seeds that follow each other."""
+    return f'{min(seeds)}-{max(seeds)}' if seeds else 'none'
