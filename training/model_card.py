@@ -10,46 +10,122 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import json
+from dataclasses import dataclass
 from pathlib import Path
 import shutil
+from statistics import median
 import sys
 from typing import Any
 
+from result_files import pick, read, seed_range
+from whole_output import check_writable, write_text
+
+from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.policy.checkpoint_config import (
     checkpoint_hash,
     CheckpointConfig,
+    CONFIG_NAME,
     read_checkpoint_config,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.typed import differences
 
 
-def interval(result: dict[str, Any]) -> str:
-    """Return `98/100 (93.0-99.4 %)`."""
-    low, high = (100 * bound for bound in result['wilson95'])
-    return f"{result['n_success']}/{result['n_episodes']} ({low:.1f}-{high:.1f} %)"
+@dataclass(frozen=True)
+class Evaluation:
+    """What is used of the checkpoint's file of evaluate.py."""
+
+    task: str
+    checkpoint_sha256: str
+    sampler: str
+    num_inference_steps: int
+    timestep_spacing: str
+    blend_s: float
+    seeds: tuple[int, ...]
+    noise_seed: int
+    n_success: int
+    n_episodes: int
+    wilson95: tuple[float, float]
+    versions: dict[str, str]
 
 
-def seeds(result: dict[str, Any]) -> str:
-    """Return the environment seeds of a result as a range."""
-    return f"{min(result['seeds'])}-{max(result['seeds'])}"
+@dataclass(frozen=True)
+class Variant:
+    """What is used of a variant's file of evaluate.py."""
+
+    seeds: tuple[int, ...]
+    success: tuple[bool, ...]
+    steps: tuple[int, ...]
+    n_success: int
+    n_episodes: int
+    wilson95: tuple[float, float]
+    limits_acted: int
+    trained_steps: int
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != len(self.success):
+            raise ValueError(f'found {len(self.steps)} steps, expected {len(self.success)}, one '
+                             'for each success')
 
 
-def card(config: CheckpointConfig, result: dict[str, Any],
-         variants: dict[str, dict[str, Any]]) -> str:
-    """Return the text of README.md."""
-    policy, provenance = config.policy, config.provenance
-    data, training = provenance['data'], provenance['training']
+@dataclass(frozen=True)
+class Data:
+    """What is used of a provenance's data; `seed_start` is the scripted expert's alone."""
+
+    episodes: int
+    frames: int
+    sha256: str
+    seed_start: int | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is used of a provenance's training."""
+
+    segments: int
+    segment_windows: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is used of a provenance."""
+
+    step: int
+    data: dict[str, Any]
+    training: dict[str, Any]
+
+
+def percent(wilson95: tuple[float, float]) -> str:
+    """Return `93.0-99.4 %`."""
+    low, high = (100 * bound for bound in wilson95)
+    return f'{low:.1f}-{high:.1f} %'
+
+
+def card(config: CheckpointConfig, result: Evaluation, variants: dict[str, Variant],
+         where: str) -> str:
+    """
+    Return the text of README.md.
+
+    Raises:
+        ValueError: in one line that begins with `where`, when the provenance lacks something.
+    """
+    policy, where = config.policy, f'{where}: provenance'
+    provenance = pick(Provenance, config.provenance, where)
+    data = pick(Data, provenance.data, f'{where}.data')
+    training = pick(Training, provenance.training, f'{where}.training')
     cameras = ', '.join(f'`{camera.name}` ({camera.source_height}x{camera.source_width} scaled to '
                         f'{camera.height}x{camera.width}, crop {policy.vision.crop_height})'
                         for camera in policy.observation.cameras)
     lines = [
         f'# {policy.task}', '',
         'A visual diffusion policy for MetaWorld, made by the scripts of this repository.', '',
-        f'**Success {interval(result)}**, n = {result["n_episodes"]}, Wilson 95 % interval, '
-        f'environment seeds {seeds(result)} (never used for demonstrations), noise seed '
-        f'{result["noise_seed"]}, at most 500 ticks, the last averaged weights of one training '
+        f'**Success {result.n_success}/{result.n_episodes} ({percent(result.wilson95)})**, '
+        f'n = {result.n_episodes}, Wilson 95 % interval, environment seeds '
+        f'{seed_range(result.seeds)} (never used for demonstrations), noise seed '
+        f'{result.noise_seed}, at most 500 ticks, the last averaged weights of one training '
         f'run, not the best of several.', '',
         '| | |', '|---|---|',
         f'| observes | {cameras}; {", ".join(policy.observation.state) or "no arm state"} |',
@@ -61,28 +137,39 @@ def card(config: CheckpointConfig, result: dict[str, Any],
         f'| denoising | {policy.noise.num_train_timesteps} levels in training, '
         f'{policy.noise.prediction_type} as the target, '
         f'{policy.noise.sampler.upper()} {policy.noise.num_inference_steps} in use |',
-        f'| demonstrations | {data["episodes"]} of the scripted expert, {data["frames"]} frames, '
-        f'seeds from {data["seed_start"]}, sha256 `{data["sha256"][:16]}` |',
-        f'| training | {provenance["step"]} steps of {training["segments"]} segments of '
-        f'{training["segment_windows"]} windows, AdamW {training["learning_rate"]:g}, weight '
-        f'decay {training["weight_decay"]:g}, EMA, seed {training["seed"]} |',
-        f'| versions | {", ".join(map(" ".join, result["versions"].items()))} |',
+        f'| demonstrations | {_demonstrations(data)}, sha256 `{data.sha256[:16]}` |',
+        f'| training | {provenance.step} steps of {training.segments} segments of '
+        f'{training.segment_windows} windows, AdamW {training.learning_rate:g}, weight '
+        f'decay {training.weight_decay:g}, EMA, seed {training.seed} |',
+        f'| versions | {", ".join(map(" ".join, result.versions.items()))} |',
         '', '![training curve](loss.png)', '']
-    if variants:
-        lines += ['## What was tried', '',
-                  f'Demonstrations of the same seeds, {_trained(variants)} training steps (above: '
-                  f'{provenance["step"]}), each evaluated once. {_note(variants)}',
-                  '', '| variant | success | interval | median ticks | limits acted |',
-                  '|---|---|---|---|---|']
-        for name, row in variants.items():
-            won = sorted(steps for steps, success
-                         in zip(row['steps'], row['success'], strict=True) if success)
-            low, high = (100 * bound for bound in row['wilson95'])
-            lines.append(f"| {name.replace('_', ' ')} | {row['n_success']}/{row['n_episodes']} "
-                         f'| {low:.1f}-{high:.1f} % | {won[len(won) // 2] if won else "-"} '
-                         f"| {row['limits_acted']} |")
-        lines.append('')
-    return '\n'.join(lines)
+    return '\n'.join([*lines, *_tried(variants, provenance.step)])
+
+
+def _demonstrations(data: Data) -> str:
+    if data.seed_start is None:
+        return f'{data.episodes} episodes, {data.frames} frames'
+    return (f'{data.episodes} of the scripted expert, {data.frames} frames, seeds from '
+            f'{data.seed_start}')
+
+
+def _tried(variants: dict[str, Variant], steps: int) -> list[str]:
+    """Return the lines of the variants beside the checkpoint's own steps of training."""
+    if not variants:
+        return []
+    trained = ' or '.join(map(str, sorted({row.trained_steps for row in variants.values()})))
+    seeds = ' or '.join(sorted({seed_range(row.seeds) for row in variants.values()}))
+    lines = ['## What was tried', '',
+             f'Demonstrations of the same seeds, {trained} training steps (above: {steps}), each '
+             f'evaluated once. Environment seeds {seeds}.', '',
+             '| variant | success | interval | median ticks | limits acted |',
+             '|---|---|---|---|---|']
+    for name, row in variants.items():
+        won = [ticks for ticks, success in zip(row.steps, row.success) if success]
+        middle = f'{median(won):g}' if won else '-'
+        lines.append(f"| {name.replace('_', ' ')} | {row.n_success}/{row.n_episodes} "
+                     f'| {percent(row.wilson95)} | {middle} | {row.limits_acted} |')
+    return [*lines, '']
 
 
 def _network(policy: PolicyConfig) -> str:
@@ -93,13 +180,22 @@ def _network(policy: PolicyConfig) -> str:
             f'{size.conditioning}')
 
 
-def _trained(variants: dict[str, dict[str, Any]]) -> str:
-    return ' or '.join(map(str, sorted({row['trained_steps'] for row in variants.values()})))
+def read_evaluation(path: Path, checkpoint: Path, policy: PolicyConfig) -> Evaluation:
+    """
+    Return a checkpoint's evaluation as the nodes run it.
 
-
-def _note(variants: dict[str, dict[str, Any]]) -> str:
-    ranges = sorted({seeds(row) for row in variants.values()})
-    return f'Environment seeds {" or ".join(ranges)}.'
+    Raises:
+        ValueError: in one line that names the file, when it is of another checkpoint or otherwise.
+    """
+    result, noise = read(Evaluation, path), policy.noise
+    if result.checkpoint_sha256 != checkpoint_hash(checkpoint):
+        raise ValueError(f'{path}: evaluates another checkpoint than {checkpoint}')
+    expected = {'task': policy.task, 'sampler': noise.sampler,
+                'num_inference_steps': noise.num_inference_steps,
+                'timestep_spacing': noise.timestep_spacing, 'blend_s': ExecutorConfig().blend_s}
+    if others := differences(vars(result), expected):
+        raise ValueError(f'{path}: {"; ".join(others)}, as the nodes run it')
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,23 +209,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = options.trained / 'checkpoint'
     try:
         config = read_checkpoint_config(source)
-        result = json.loads(options.evaluation.read_text())
-        if result['checkpoint_sha256'] != checkpoint_hash(source):
-            raise ValueError(f'{options.evaluation}: evaluates another checkpoint than {source}')
-        noise = config.policy.noise
-        expected = {'task': config.policy.task, 'sampler': noise.sampler,
-                    'num_inference_steps': noise.num_inference_steps}
-        if others := differences(result, expected):
-            raise ValueError(f'{options.evaluation}: {"; ".join(others)}, as the checkpoint says')
-        variants = {}
-        if options.variants:
-            variants = {path.stem: json.loads(path.read_text())
-                        for path in sorted(options.variants.glob('*.json'))}
+        result = read_evaluation(options.evaluation, source, config.policy)
+        paths = sorted(options.variants.glob('*.json')) if options.variants else ()
+        variants = {path.stem: read(Variant, path) for path in paths}
+        text = card(config, result, variants, str(source / CONFIG_NAME))
+        check_writable(options.output / 'README.md')
+        shutil.copy(options.trained / 'loss.png', options.output)
+        shutil.copytree(source, options.output, dirs_exist_ok=True)
+        write_text(options.output / 'README.md', text)
     except (OSError, ValueError) as error:
         sys.exit(f'model_card: {error}')
-    shutil.copytree(source, options.output, dirs_exist_ok=True)
-    shutil.copy(options.trained / 'loss.png', options.output)
-    (options.output / 'README.md').write_text(card(config, result, variants))
     print(f'wrote {options.output}/README.md')
 
 

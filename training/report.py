@@ -22,7 +22,7 @@ import sys
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 import numpy as np
-from result_files import parse
+from result_files import parse, read
 
 from diffusion_policy_ros.sim.tasks import check_task, data_set_name
 from diffusion_policy_ros.statistics import wilson_interval
@@ -93,7 +93,7 @@ def read_results(folder: Path) -> Results:
     """
     results, checkpoints = {}, {}
     for path in sorted([*folder.glob('*.json'), *folder.glob('*/*.json')]):
-        result = parse(Result, path.read_text(errors='replace'), str(path))
+        result = read(Result, path)
         short, row = data_set_name(result.task), results.setdefault(result.task, {})
         if path.parent not in (folder, folder / short):
             raise ValueError(f'{path}: holds {result.task}, expected in a folder {short}')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 import json
 from pathlib import Path
@@ -39,16 +39,25 @@ def as_object(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def parse(cls: type[T], text: str, where: str) -> T:
+def pick(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
-    Build `cls` from those values of a JSON object that it has.
+    Build `cls` from those values of a mapping that it has.
 
     Raises:
         ValueError: in one line that begins with `where`.
     """
-    values = as_object(text, where)
     return from_mapping(cls, {key.name: values[key.name] for key in fields(cls)
                               if key.name in values}, where)
+
+
+def parse(cls: type[T], text: str, where: str) -> T:
+    """Build `cls` from those values of a JSON object that it has; raises as `pick` does."""
+    return pick(cls, as_object(text, where), where)
+
+
+def read(cls: type[T], path: Path) -> T:
+    """Build `cls` from those values of a JSON file's object that it has; raises as `pick` does."""
+    return pick(cls, read_json(path), str(path))
 
 
 def seed_range(seeds: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from arguments import Parser
 from collection_options import add_arguments, configs_of
 from evaluation_options import as_asked, options_of, settings_of
-from result_files import parse, seed_range
+from result_files import read, seed_range
 from settings import Config, unlike
 
 from diffusion_policy_ros.sim.tasks import check_task
@@ -149,7 +149,7 @@ def read_result(path: Path, table: Table, task: str, name: str, expected: Config
         ValueError: in one line that names the file, where the table would give another; what an
             older result does not say is not compared.
     """
-    result = parse(Result, path.read_text(errors='replace'), str(path))
+    result = read(Result, path)
     trained = result.trained or {}
     if not (trained.get('policy') and trained.get('training')):
         raise ValueError(f'{path}: does not say what was trained; move it away to have it anew')
