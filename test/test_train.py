@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from pathlib import Path
+import shlex
 import subprocess
 import sys
 
@@ -149,12 +150,21 @@ def test_a_row_cut_short_by_a_full_disk_does_not_spoil_the_next(dataset, tmp_pat
         read_metrics(tmp_path / 'run')
 
 
-def test_machines_that_do_not_share_the_folder_are_refused(dataset, tmp_path, monkeypatch):
-    trainer = trainer_of(small('training.steps=3'), dataset)
-    monkeypatch.setattr(trainer.accelerator, 'gather',
-                        lambda step: torch.cat([step, step + 3]))
-    with pytest.raises(ValueError, match='states of steps 0, 3 in it'):
-        train.check_same_step(trainer, tmp_path)
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_folder_are_refused(dataset, tmp_path):
+    words = [sys.executable, str(ROOT / 'training/train.py'),
+             str(ROOT / 'config/training/drawer_open.yaml'), '-d', str(dataset), '--threads', '1',
+             '--cpu']
+    for override in (*SMALL, 'training.steps=3'):
+        words += ['--set', override]
+    each = f'exec {shlex.join(words)} -o {tmp_path}/of_$RANK'
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                           '--nproc_per_node', '2', '--no-python', 'bash', '-c', each],
+                          capture_output=True, text=True, timeout=120,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode
+    assert 'of_0: 1 of 2 processes do not see what the first one writes there' in done.stderr
+    assert not list(tmp_path.glob('of_*/state.pt'))
 
 
 @pytest.mark.parametrize('override, words', [

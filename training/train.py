@@ -22,12 +22,14 @@ import os
 from pathlib import Path
 import pickle
 import platform
+import secrets
 import signal
 import sys
 import time
 from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -260,10 +262,10 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     """
     with accelerator.main_process_first():  # who decodes the pictures that all map
         data, held_out, provenance = read_data(dataset, config)
+    check_same_folder(accelerator, folder)
     trainer = Trainer(config, data, accelerator)
-    if (folder / 'state.pt').exists():
-        trainer.resume(folder / 'state.pt', provenance['data']['sha256'])
-    check_same_step(trainer, folder)
+    if (state := folder / 'state.pt').exists():
+        trainer.resume(state, provenance['data']['sha256'])
     provenance |= {'training': to_mapping(config.training), 'machine': platform.machine(),
                    'device': accelerator.device.type, 'processes': accelerator.num_processes,
                    'threads': torch.get_num_threads(),
@@ -279,20 +281,25 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     return trainer.step >= trainer.steps
 
 
-def check_same_step(trainer: Trainer, folder: Path) -> None:
+def check_same_folder(accelerator: Accelerator, folder: Path) -> None:
     """
-    Wait until all processes are here.
+    Wait until all processes are here, and see whether they see what the first one writes.
 
     Raises:
-        ValueError: they go on from different steps, since they don't see one and the same folder.
+        ValueError: one does not.
     """
-    accelerator = trainer.accelerator
-    here = torch.tensor([trainer.step], device=accelerator.device)
-    steps = sorted(set(accelerator.gather(here).tolist()))
-    if len(steps) > 1:
-        raise ValueError(f'{folder}: the processes found states of steps '
-                         f'{", ".join(map(str, steps))} in it, expected one folder that all '
-                         'machines share')
+    mark, (token,) = folder / '.shared', broadcast_object_list([secrets.token_hex(8)])
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(token)
+    accelerator.wait_for_everyone()
+    seen = mark.exists() and mark.read_text() == token
+    blind = accelerator.gather(torch.tensor([not seen], device=accelerator.device))
+    if accelerator.is_main_process:
+        mark.unlink()
+    if blind.any():
+        raise ValueError(f'{folder}: {int(blind.sum())} of {len(blind)} processes do not see what '
+                         'the first one writes there, expected one folder that all machines share')
 
 
 def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
