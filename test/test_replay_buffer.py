@@ -9,6 +9,8 @@ import zarr
 from diffusion_policy_ros.data.pictures import encode
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, LOW_DIMENSIONAL
 from diffusion_policy_ros.data.replay_writer import ReplayWriter
+from diffusion_policy_ros.data.stored_arrays import MAY_BE_ZERO
+from diffusion_policy_ros.data.stored_pictures import StoredPictures
 
 
 @pytest.fixture
@@ -129,6 +131,59 @@ def recorded(tmp_path):
     return tmp_path / 'recorded.zarr', rows
 
 
+def without_fill_value(path):
+    """Make a data set one of before, when zarr left out chunks of zeros."""
+    for file in path.glob('*/*/.zarray'):
+        file.write_text(file.read_text().replace('"fill_value": null', '"fill_value": 0'))
+
+
+def lose(path, name):
+    """Delete an array's first chunk."""
+    file, = (path / name).glob('0*')
+    file.unlink()
+
+
+@pytest.mark.parametrize('before', [False, True])
+@pytest.mark.parametrize('name', [
+    'data/arm', 'meta/arm_ends', 'meta/episode_ends', 'data/ee_pose', 'data/target_position',
+    'data/gripper', 'data/is_observation', 'data/stamp_ns'])
+def test_a_data_set_with_a_lost_chunk_is_refused(recorded, name, before):
+    path, _ = recorded
+    if before:
+        without_fill_value(path)
+    lose(path, name)
+    if before and name in MAY_BE_ZERO:  # there it may be zeros that were left out
+        assert not load_replay_buffer(path, ('arm',)).arrays[name.partition('/')[2]].any()
+        return
+    with pytest.raises(ValueError, match=rf'{path}: {name}: its chunk 0[.0]* is missing and 0'):
+        load_replay_buffer(path, ('arm',))
+    if name in ('data/arm', 'meta/arm_ends'):
+        with pytest.raises(ValueError, match=f'{path}: {name}: its chunk 0 is missing'):
+            StoredPictures(path, 'arm', 9)
+
+
+@pytest.mark.parametrize('chunk', ['2.0.0.0', '2/0/0/0'])
+def test_a_lost_chunk_of_raw_pictures_is_refused_where_it_is_asked_for(path, chunk):
+    root = zarr.open_group(str(path), mode='r+')
+    shape = {'.': (4, 4, 8, 3), '/': (4, 8, 8, 3)}[chunk[1]]
+    root.create_array('data/arm', shape=(15, 8, 8, 3), chunks=shape, dtype='u1', overwrite=True,
+                      chunk_key_encoding={'name': 'v2', 'separator': chunk[1]})[:] = 7
+    load_replay_buffer(path, ('arm',))
+    (path / 'data/arm' / chunk).unlink()
+    for n_episodes in (2, None):  # of 10 rows and 15
+        with pytest.raises(ValueError, match='data/arm: its chunk 2.0.0.0 is missing and 0 more'):
+            load_replay_buffer(path, ('arm',), n_episodes)
+    load_replay_buffer(path, ('arm',), 1)
+
+
+def test_zeros_are_stored_and_read(tmp_path):
+    writer = ReplayWriter(tmp_path / 'zeros.zarr', (), {}, {}, stamped=True)
+    stamps = {'stamp_ns': np.arange(5), 'is_observation': np.ones(5, bool),
+              'is_teleop': np.zeros(5, bool)}
+    writer.append({**numbers(5), **stamps, 'gripper': np.zeros((5, 1))}, {}, 0)
+    assert not load_replay_buffer(tmp_path / 'zeros.zarr', ()).arrays['gripper'].any()
+
+
 @pytest.mark.parametrize('mapped', [False, True])
 def test_each_picture_of_a_slow_camera_is_kept_once(recorded, mapped):
     path, rows = recorded
@@ -188,9 +243,8 @@ def set_nan(root):
     root['data/ee_pose'][7, 2] = np.nan
 
 
-def lost_file(root):
-    for file in (Path(root.store.root) / 'data/ee_pose').glob('[0-9]*'):
-        file.unlink()
+def zero_pose(root):
+    root['data/ee_pose'][3] = 0
 
 
 def cut_off_file(root):
@@ -214,7 +268,7 @@ def one_step_episode(root):
 
 def grey_camera(root):
     del root['data/arm']
-    root.create_array('data/arm', data=np.zeros((15, 8, 8), np.uint8))
+    root.create_array('data/arm', data=np.ones((15, 8, 8), np.uint8))
 
 
 def no_gripper(root):
@@ -223,7 +277,7 @@ def no_gripper(root):
 
 @pytest.mark.parametrize('spoil, words', [
     (set_nan, ('data/ee_pose', 'not finite', 'row 7')),
-    (lost_file, ('data/ee_pose', 'quaternion of row 0 has length 0, expected 1')),
+    (zero_pose, ('data/ee_pose', 'quaternion of row 3 has length 0, expected 1')),
     (cut_off_file, ('data/gripper',)),
     (cut_camera, ('data/arm', '9 rows', '15')),
     (empty_episode, ('an episode is empty or has one step',)),

@@ -21,6 +21,7 @@ import zarr
 
 from diffusion_policy_ros.control.rotation import furthest_from_unit, is_unit
 from diffusion_policy_ros.data import pictures
+from diffusion_policy_ros.data.stored_arrays import naming, read_array, stored_array
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
 PICTURE_ENDS = '_ends'
@@ -117,30 +118,28 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
         raise ValueError(f'{path}: no zarr group ({error})') from None
     if 'data' not in root or 'meta' not in root:
         raise ValueError(f'{path}: found no data/ and meta/, expected a replay buffer')
-    if 'episode_ends' not in root['meta']:
-        raise ValueError(f'{path}: meta/episode_ends is missing')
-    ends = np.asarray(root['meta']['episode_ends'], dtype=np.int64)
-    if len(ends) == 0 or np.any(np.diff(ends, prepend=0) < 2):
-        raise ValueError(f'{path}: an episode is empty or has one step, expected two at least')
     try:
-        ends = ends if n_episodes is None else _first(ends, n_episodes)
+        return _read(path, root, cameras, n_episodes, mapped)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
+
+
+def _read(path: Path, root: zarr.Group, cameras: tuple[str, ...], n_episodes: int | None,
+          mapped: bool) -> ReplayBuffer:
+    ends = read_array(path, root, 'meta/episode_ends', np.integer).astype(np.int64)
+    if len(ends) == 0 or np.any(np.diff(ends, prepend=0) < 2):
+        raise ValueError('an episode is empty or has one step, expected two at least')
+    ends = ends if n_episodes is None else _first(ends, n_episodes)
     rows, arrays, shown = int(ends[-1]), {}, {}
-    for key in (*cameras, *LOW_DIMENSIONAL, *STAMPED):
-        if key not in root['data']:
-            if key in STAMPED:
-                continue
-            found = sorted(root['data'].array_keys())
-            raise ValueError(f'{path}: data/{key} is missing, found {found}')
-        try:
-            if key not in cameras:
-                arrays[key] = np.asarray(root['data'][key][:rows])
-            else:
-                arrays[key], shown[key] = _pictures(root, key, ends, path if mapped else None)
+    recorded = 'stamp_ns' in root['data']
+    for key in (*cameras, *LOW_DIMENSIONAL, *(STAMPED if recorded else ())):
+        name = f'data/{key}'
+        if key in cameras:
+            arrays[key], shown[key] = _pictures(path, root, key, ends, mapped)
+        else:
+            arrays[key] = read_array(path, root, name, STAMPED.get(key, np.number), rows)
+        with naming(name):
             _check(key, arrays[key], shown.get(key, arrays[key]), rows)
-        except (ValueError, RuntimeError) as error:  # numcodecs raises that where bytes are lost
-            raise ValueError(f'{path}: data/{key}: {error}') from None
     return ReplayBuffer(arrays, ends, dict(root.attrs), shown)
 
 
@@ -150,21 +149,24 @@ def _first(ends: np.ndarray, n_episodes: int) -> np.ndarray:
     return ends[:n_episodes]
 
 
-def _pictures(root: zarr.Group, camera: str, ends: np.ndarray,
-              path: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return (P, H, W, 3), mapped from a file where there is a path, and (N,) what is shown."""
-    rows = int(ends[-1])
+def _pictures(path: Path, root: zarr.Group, camera: str, ends: np.ndarray,
+              mapped: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return (P, H, W, 3), mapped from a file if that is asked for, and (N,) what is shown."""
+    rows, name = int(ends[-1]), f'data/{camera}'
     if camera + PICTURE_ENDS in root['meta']:
         picture_ends, shown = pictures.shown_pictures(
-            np.asarray(root['meta'][camera + PICTURE_ENDS][:rows]))
+            read_array(path, root, f'meta/{camera}{PICTURE_ENDS}', np.integer, rows))
         for start in (0, *ends[:-1].tolist()):
             if start < len(shown) and shown[start] == (shown[start - 1] if start else -1):
-                raise ValueError(f'row {start} begins an episode and has no picture')
-        fill = partial(_decode, root['data'][camera], picture_ends)
+                raise ValueError(f'{name}: row {start} begins an episode and has no picture')
+        n_bytes = int(picture_ends[-1]) if len(picture_ends) else 0
+        fill = partial(_decode, stored_array(path, root, name, np.uint8, n_bytes), picture_ends)
     else:
-        shown = np.arange(min(rows, root['data'][camera].shape[0]))
-        fill = partial(_copy, root['data'][camera], len(shown))
-    return (fill(np.empty) if path is None else _mapped(path, f'{camera}_{rows}', fill)), shown
+        stored = stored_array(path, root, name, np.uint8, rows)
+        shown = np.arange(min(rows, stored.shape[0]))
+        fill = partial(_copy, stored, len(shown))
+    with naming(name):
+        return (_mapped(path, f'{camera}_{rows}', fill) if mapped else fill(np.empty)), shown
 
 
 def _copy(stored: zarr.Array, rows: int, make: Make) -> np.ndarray:
@@ -214,5 +216,5 @@ def _check(key: str, value: np.ndarray, by_row: np.ndarray, rows: int) -> None:
         if value.shape != (rows,) or value.dtype != STAMPED[key]:
             raise ValueError(f'it is {value.dtype} {value.shape}, expected '
                              f'{np.dtype(STAMPED[key])} ({rows},)')
-    elif value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3:
+    elif value.ndim != 4 or value.shape[3] != 3:
         raise ValueError(f'it is {value.dtype} {value.shape}, expected uint8 (N, H, W, 3)')

@@ -123,7 +123,7 @@ class ReplayWriter:
              compressed: bool = True) -> None:
         codec = Blosc('zstd', clevel=3, shuffle=Blosc.NOSHUFFLE) if compressed else None
         self._group.create_array(name, shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype,
-                                 compressors=codec)
+                                 compressors=codec, fill_value=None)
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         try:
@@ -152,7 +152,8 @@ class ReplayWriter:
 def _extend(array: zarr.Array, values: np.ndarray) -> None:
     start = array.shape[0]
     array.resize((start + len(values), *array.shape[1:]))
-    array[start:] = values
+    # Zeros, too: then a chunk without a file is one that was lost.
+    array.with_config({'write_empty_chunks': True})[start:] = values
 
 
 def _shorten(array: zarr.Array, length: int) -> None:

@@ -9,6 +9,7 @@ import zarr
 
 from diffusion_policy_ros.data import pictures
 from diffusion_policy_ros.data.replay_buffer import PICTURE_ENDS
+from diffusion_policy_ros.data.stored_arrays import naming, read_array, stored_array
 
 
 class StoredPictures:
@@ -29,18 +30,18 @@ class StoredPictures:
 
     def __init__(self, path: Path, camera: str, n_rows: int) -> None:
         root = zarr.open_group(str(path), mode='r')
-        self._name = f'{path}: data/{camera}'
-        if camera not in root['data']:
-            raise ValueError(f'{self._name} is missing, found {sorted(root["data"].array_keys())}')
-        self._stored, self._ends = root['data'][camera], None
-        if camera + PICTURE_ENDS in root['meta']:
-            ends = np.asarray(root['meta'][camera + PICTURE_ENDS])
-            self._ends, self._shown = pictures.shown_pictures(ends)
+        self._name, self._ends, length = f'{path}: data/{camera}', None, n_rows
+        with naming(str(path)):
+            if camera + PICTURE_ENDS in root['meta']:
+                ends = read_array(path, root, f'meta/{camera}{PICTURE_ENDS}', np.integer)
+                self._ends, self._shown = pictures.shown_pictures(ends)
+                length = int(ends.max(initial=0))
+            self._stored = stored_array(path, root, f'data/{camera}', np.uint8, length)
         rows = self._stored.shape[0] if self._ends is None else len(self._shown)
         if rows != n_rows:
             raise ValueError(f'{self._name}: it has {rows} rows, episode_ends say {n_rows}')
         shape = (self._stored if self._ends is None else self.read(np.array([0]))).shape[1:]
-        if len(shape) != 3 or shape[2] != 3 or self._stored.dtype != np.uint8:
+        if len(shape) != 3 or shape[2] != 3:
             raise ValueError(f'{self._name}: it is {self._stored.dtype} {self._stored.shape}, '
                              'expected uint8 (N, H, W, 3)')
         self.size = (int(shape[0]), int(shape[1]))
