@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from demonstrations import write_demonstrations
-from numcodecs import Blosc
+from numcodecs import Blosc, Zstd
 import numpy as np
 import pytest
 import zarr
@@ -258,12 +258,18 @@ def cut_camera(root):
     root['data/arm'].resize((9, 8, 8, 3))
 
 
-def empty_episode(root):
-    root['meta/episode_ends'][:] = [4, 4, 15]
+def cut_off_ends(root):
+    root.create_array('meta/episode_ends', data=np.array([4, 10, 15]), overwrite=True,
+                      compressors=Zstd())
+    file, = (Path(root.store.root) / 'meta/episode_ends').glob('[0-9]*')
+    file.write_bytes(file.read_bytes()[:20])
 
 
-def one_step_episode(root):
-    root['meta/episode_ends'][:] = [4, 5, 15]
+def ends(values):
+    """Return what gives a data set other ends."""
+    def spoil(root):
+        root.create_array('meta/episode_ends', data=np.asarray(values), overwrite=True)
+    return spoil
 
 
 def grey_camera(root):
@@ -275,15 +281,46 @@ def no_gripper(root):
     del root['data/gripper']
 
 
+def text(name, dtype):
+    """Return what gives a data set words instead of numbers."""
+    def spoil(root):
+        root.create_array(name, shape=(15,), dtype=dtype, overwrite=True)[:] = '0.5'
+    return spoil
+
+
+def group_of_gripper(root):
+    del root['data/gripper']
+    root.create_group('data/gripper')
+
+
+def one_gripper(root):
+    root.create_array('data/gripper', data=np.float64(1), overwrite=True)
+
+
 @pytest.mark.parametrize('spoil, words', [
     (set_nan, ('data/ee_pose', 'not finite', 'row 7')),
     (zero_pose, ('data/ee_pose', 'quaternion of row 3 has length 0, expected 1')),
     (cut_off_file, ('data/gripper',)),
     (cut_camera, ('data/arm', '9 rows', '15')),
-    (empty_episode, ('an episode is empty or has one step',)),
-    (one_step_episode, ('an episode is empty or has one step',)),
+    (cut_off_ends, ('meta/episode_ends: Zstd decompression error',)),
+    (ends([4, 4, 15]), ('meta/episode_ends: episode 1 is empty, expected two rows at least',)),
+    (ends([4, 5, 15]), ('meta/episode_ends: episode 1 has one row',)),
+    (ends([0, 5, 15]), ('meta/episode_ends: episode 0 is empty',)),
+    (ends([10, 15, 12]),
+     ('meta/episode_ends: episode 2 ends at row 12, before row 15 where it begins',)),
+    (ends(np.zeros(0, np.int64)),
+     ('meta/episode_ends: there is no episode, expected one at least',)),
+    (ends([[4], [15]]), ('meta/episode_ends: it has shape (2, 1), expected (E,)',)),
+    (ends([4.0, 15.0]), ('meta/episode_ends: it is float64 (2,), expected integer rows',)),
+    (ends(['4', '15']), ('meta/episode_ends: it is <U2 (2,), expected integer rows',)),
     (grey_camera, ('data/arm', '(15, 8, 8)', '(N, H, W, 3)')),
     (no_gripper, ('data/gripper is missing',)),
+    (text('data/gripper', '<U3'), ('data/gripper: it is <U3 (15,), expected number rows',)),
+    (text('data/gripper', str), ('data/gripper: it is StringDType', 'expected number rows')),
+    (text('data/arm', '<U3'), ('data/arm: it is <U3 (15,), expected uint8 rows',)),
+    (text('meta/arm_ends', '<U3'), ('meta/arm_ends: it is <U3 (15,), expected integer rows',)),
+    (group_of_gripper, ('data/gripper is a group, expected an array',)),
+    (one_gripper, ('data/gripper: it is float64 (), expected number rows',)),
 ])
 def test_refuses_bad_data_in_one_line(path, spoil, words):
     spoil(zarr.open_group(str(path), mode='r+'))

@@ -24,6 +24,7 @@ from diffusion_policy_ros.data import pictures
 from diffusion_policy_ros.data.stored_arrays import naming, read_array, stored_array
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
+EPISODE_ENDS = 'meta/episode_ends'
 PICTURE_ENDS = '_ends'
 ROWS_AT_ONCE = 1024
 Make = Callable[[tuple[int, ...], np.dtype], np.ndarray]
@@ -126,9 +127,11 @@ def load_replay_buffer(path: str | Path, cameras: tuple[str, ...], n_episodes: i
 
 def _read(path: Path, root: zarr.Group, cameras: tuple[str, ...], n_episodes: int | None,
           mapped: bool) -> ReplayBuffer:
-    ends = read_array(path, root, 'meta/episode_ends', np.integer).astype(np.int64)
-    if len(ends) == 0 or np.any(np.diff(ends, prepend=0) < 2):
-        raise ValueError('an episode is empty or has one step, expected two at least')
+    ends = read_array(path, root, EPISODE_ENDS, np.integer).astype(np.int64)
+    with naming(EPISODE_ENDS):
+        check_ends(ends)
+        if not len(ends):
+            raise ValueError('there is no episode, expected one at least')
     ends = ends if n_episodes is None else _first(ends, n_episodes)
     rows, arrays, shown = int(ends[-1]), {}, {}
     recorded = 'stamp_ns' in root['data']
@@ -141,6 +144,23 @@ def _read(path: Path, root: zarr.Group, cameras: tuple[str, ...], n_episodes: in
         with naming(name):
             _check(key, arrays[key], shown.get(key, arrays[key]), rows)
     return ReplayBuffer(arrays, ends, dict(root.attrs), shown)
+
+
+def check_ends(ends: np.ndarray) -> None:
+    """
+    Check where a data set's episodes end.
+
+    Raises:
+        ValueError: not each has two rows at least; the first that has not is named.
+    """
+    if ends.ndim != 1:
+        raise ValueError(f'it has shape {ends.shape}, expected (E,)')
+    lengths = np.diff(ends, prepend=0)
+    for number in np.flatnonzero(lengths < 2)[:1].tolist():
+        start, end = int(ends[number] - lengths[number]), int(ends[number])
+        found = (f'ends at row {end}, before row {start} where it begins' if end < start else
+                 ('is empty', 'has one row')[end - start])
+        raise ValueError(f'episode {number} {found}, expected two rows at least')
 
 
 def _first(ends: np.ndarray, n_episodes: int) -> np.ndarray:

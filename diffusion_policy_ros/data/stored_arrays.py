@@ -36,11 +36,11 @@ def stored_array(path: Path, root: zarr.Group, name: str, kind: type[np.generic]
     if key not in root[group]:
         raise ValueError(f'{name} is missing, found {sorted(root[group].array_keys())}')
     array = root[name]
-    if not isinstance(array, zarr.Array) or not array.ndim:
-        raise ValueError(f'{name} is {array}, expected an array of rows')
-    if not np.issubdtype(array.dtype, kind):
+    if not isinstance(array, zarr.Array):
+        raise ValueError(f'{name} is a group, expected an array')
+    if not array.ndim or not np.issubdtype(array.dtype, kind):
         raise ValueError(f'{name}: it is {array.dtype} {array.shape}, expected {kind.__name__} '
-                         'values')
+                         'rows')
     lost = _lost_chunks(array, path / name, array.shape[0] if rows is None else rows)
     if lost and not (array.fill_value == 0 and name in MAY_BE_ZERO):
         raise ValueError(f'{name}: its chunk {lost[0]} is missing and {len(lost) - 1} more, '
