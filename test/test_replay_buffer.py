@@ -162,6 +162,20 @@ def test_a_data_set_with_a_lost_chunk_is_refused(recorded, name, before):
             StoredPictures(path, 'arm', 9)
 
 
+@pytest.mark.parametrize('name, message', [
+    ('meta/episode_ends', 'meta/episode_ends: episode 0 is empty'),
+    ('meta/arm_ends', 'meta/arm_ends: its chunk 0 is missing'),
+    ('data/arm', 'data/arm: its chunk 0 is missing'),
+    ('data/ee_pose', 'data/ee_pose: its chunk 0.0 is missing')])
+def test_a_data_set_with_a_lost_chunk_is_not_gone_on_with(recorded, name, message):
+    path, _ = recorded
+    lose(path, name)
+    before = {file: file.read_bytes() for file in path.rglob('*') if file.is_file()}
+    with pytest.raises(ValueError, match=f'{path}: {message}'):
+        ReplayWriter(path, ('arm',), {}, {}, 'png', stamped=True)
+    assert {file: file.read_bytes() for file in path.rglob('*') if file.is_file()} == before
+
+
 @pytest.mark.parametrize('chunk', ['2.0.0.0', '2/0/0/0'])
 def test_a_lost_chunk_of_raw_pictures_is_refused_where_it_is_asked_for(path, chunk):
     root = zarr.open_group(str(path), mode='r+')

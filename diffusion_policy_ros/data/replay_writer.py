@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import zarr
 
 from diffusion_policy_ros.data import pictures
-from diffusion_policy_ros.data.replay_buffer import LOW_DIMENSIONAL, PICTURE_ENDS, STAMPED
+from diffusion_policy_ros.data.replay_buffer import (
+    check_ends, EPISODE_ENDS, LOW_DIMENSIONAL, PICTURE_ENDS, STAMPED,
+)
+from diffusion_policy_ros.data.stored_arrays import naming, stored_array
 
 ROWS_PER_CHUNK = 4096
 BYTES_PER_CHUNK = 1 << 22
@@ -41,7 +45,8 @@ class ReplayWriter:
         stamped: keep the arrays of recordings, too.
 
     Raises:
-        ValueError: the folder holds something else, or was written with other settings.
+        ValueError: the folder holds something else, was written with other settings, or a chunk
+            of it is lost.
     """
 
     def __init__(self, path: Path, cameras: Sequence[str], settings: Mapping[str, Any],
@@ -56,9 +61,11 @@ class ReplayWriter:
             self._create({**settings, **facts})
         meta = self._group['meta']
         ends, seeds = meta['episode_ends'][:].tolist(), meta['episode_seeds'][:].tolist()
-        while ends and ends[-1] <= (ends[-2] if len(ends) > 1 else 0):
+        if ends and ends[-1] <= (ends[-2] if len(ends) > 1 else 0):
             ends.pop()  # the array had grown when a kill came, its value was not written
         self._ends, self.seeds = ends[:len(seeds)], seeds[:len(ends)]
+        with naming(str(path)):
+            self._check()
         self._cut()
 
     @property
@@ -136,6 +143,17 @@ class ReplayWriter:
             if found != value:
                 raise ValueError(f'{self._path}: was made with {key} {found!r}, now '
                                  f'{value!r}: expected the same settings or another folder')
+
+    def _check(self) -> None:
+        """Raise where something is lost: zeros in its place would have the rest cut off."""
+        with naming(EPISODE_ENDS):
+            check_ends(np.asarray(self._ends, np.int64))
+        whole = partial(stored_array, self._path, self._group)
+        for name in self._names:
+            whole(f'data/{name}', np.generic, self.steps)
+        for camera in self._cameras:
+            ends = whole(f'meta/{camera}{PICTURE_ENDS}', np.integer, self.steps)
+            whole(f'data/{camera}', np.uint8, int(ends[self.steps - 1]) if self.steps else 0)
 
     def _cut(self) -> None:
         data, meta = self._group['data'], self._group['meta']
