@@ -210,9 +210,39 @@ def test_a_ray_cluster_makes_the_same_data(three, tmp_path):
     _assert_same(_read(path), three)
 
 
+def test_a_second_run_on_a_data_set_is_one_line(tmp_path, capsys):
+    path = tmp_path / 'demos.zarr'
+    with collect_demos.open_writer(collect_demos.CollectConfig('reach-v3'), path):
+        with pytest.raises(SystemExit) as caught:
+            collect_demos.main(['--task', 'reach-v3', '-o', str(path)])
+    line, = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    assert line.endswith(f': {path}: is being written by another process')
+
+
+@pytest.mark.parametrize('output', ['/proc/demos.zarr', '/proc/demos', '/dev/null/demos.zarr'])
+def test_a_place_where_nothing_can_be_written_is_one_line(output, capsys):
+    with pytest.raises(SystemExit) as caught:
+        collect_demos.main(['--task', 'reach-v3', '-o', output])
+    line, = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    assert f': {output}' in line and 'cannot be written' in line and 'is kept' not in line
+
+
+def test_a_disk_that_is_full_at_once_keeps_nothing(tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(zarr, 'open_group', full)
+    with pytest.raises(SystemExit) as caught:
+        collect_demos.main(['--task', 'reach-v3', '-o', str(tmp_path / 'demos.zarr')])
+    line, = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and 'No space left' in line and 'is kept' not in line
+
+
 def test_other_data_in_the_folder_are_left_alone(tmp_path):
     path = tmp_path / 'demos.zarr'
-    collect_demos.open_writer(collect_demos.CollectConfig('reach-v3'), path)
+    collect_demos.open_writer(collect_demos.CollectConfig('reach-v3'), path).close()
     with pytest.raises(ValueError, match="was made with task 'reach-v3', now 'push-v3'"):
         collect_demos.collect(collect_demos.CollectConfig('push-v3'), 1, path, _play())
     assert zarr.open_group(path, mode='r').attrs['task'] == 'reach-v3'

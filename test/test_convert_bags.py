@@ -17,6 +17,7 @@ import pytest
 import train
 import yaml
 
+from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
 
 MS = 1_000_000
@@ -175,6 +176,14 @@ def test_the_same_command_adds_what_is_new(bags, config, tmp_path, capsys):
     assert buffer.split(3)[0].digest() == before
     assert convert(bags, '-o', dataset, '-c', config, '--set', 'policy.dt_s=0.1') == 2
     assert 'was made with dt_s 0.05, now 0.1' in capsys.readouterr().err
+
+
+def test_a_second_conversion_into_a_data_set_is_one_line(bags, config, tmp_path, capsys):
+    dataset = tmp_path / 'push.zarr'
+    with only_writer(dataset):
+        assert convert(bags, '-o', dataset, '-c', config) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith(f': {dataset}: is being written by another process')
 
 
 def seeds(dataset):

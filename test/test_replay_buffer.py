@@ -69,11 +69,24 @@ def test_a_full_disk_at_any_write_leaves_the_episodes_before(written, writes, mo
     with pytest.raises(OSError, match='No space left'):
         writer.append(episode, {'arm': picture, 'front': picture}, 3)
     monkeypatch.undo()
+    writer.close()
     again = ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {})
     assert again.episodes == 3 and again.seeds == [0, 1, 2]
     assert load_replay_buffer(path, ('arm', 'front')).digest() == before
     again.append(episode, {'arm': picture, 'front': picture}, 3)
     assert load_replay_buffer(path, ()).episode_ends.tolist() == [4, 10, 15, 20]
+
+
+def test_a_second_writer_is_refused_and_cuts_nothing_off(written):
+    path, _ = written
+    with ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {}):
+        zarr.open_group(path, mode='r+')['data/gripper'].resize((20, 1))  # in its next episode
+        with pytest.raises(ValueError, match=f'{path}: is being written by another process'):
+            ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {})
+        assert zarr.open_group(path, mode='r')['data/gripper'].shape == (20, 1)
+    with ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {}) as writer:
+        assert writer.episodes == 3
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize('mapped', [False, True])

@@ -18,9 +18,9 @@ from settings import Config, read_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import torch
 import train
-from whole_output import alone_in
 import zarr
 
+from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import read_checkpoint_config
 from diffusion_policy_ros.typed import describe, to_mapping
@@ -131,9 +131,11 @@ def test_a_state_cut_short_is_named(dataset, tmp_path, left):
 
 
 def test_a_second_training_in_a_folder_is_refused(dataset, tmp_path):
-    with alone_in(tmp_path / 'run'), pytest.raises(ValueError, match='another process is writing'):
-        run(small('training.steps=3'), dataset, tmp_path / 'run')
-    assert run(small('training.steps=3'), dataset, tmp_path / 'run')
+    folder = tmp_path / 'run'
+    with only_writer(folder, folder / '.lock'), pytest.raises(
+            ValueError, match=f'{folder}: is being written by another process'):
+        run(small('training.steps=3'), dataset, folder)
+    assert run(small('training.steps=3'), dataset, folder)
 
 
 def test_a_row_cut_short_by_a_full_disk_does_not_spoil_the_next(dataset, tmp_path):

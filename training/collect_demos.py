@@ -57,10 +57,13 @@ def in_order(episodes: Iterator[Episode], first_seed: int) -> Iterator[Episode]:
 def open_writer(config: CollectConfig, path: Path) -> ReplayWriter:
     """Return the data set of these settings; raises ValueError when `path` holds other data."""
     packages = ('metaworld', 'mujoco', 'gymnasium', 'numpy', 'opencv-python-headless', 'zarr')
-    return ReplayWriter(
-        path, config.cameras, to_mapping(config),
-        {'step_ns': STEP_NS, 'failed_seeds': [], 'n_failures': 0,
-         'versions': {name: version(name) for name in packages}})
+    try:
+        return ReplayWriter(
+            path, config.cameras, to_mapping(config),
+            {'step_ns': STEP_NS, 'failed_seeds': [], 'n_failures': 0,
+             'versions': {name: version(name) for name in packages}})
+    except OSError as error:  # nothing is collected yet
+        raise ValueError(f'{path}: cannot be written ({error})') from None
 
 
 def collect(config: CollectConfig, episodes: int, path: Path, play: Play) -> None:
@@ -68,9 +71,15 @@ def collect(config: CollectConfig, episodes: int, path: Path, play: Play) -> Non
     Bring the data set at `path` to `episodes` successful episodes.
 
     Raises:
-        ValueError: when `path` holds other data.
+        ValueError: when `path` holds other data, or is being written.
     """
-    writer = open_writer(config, path)
+    with open_writer(config, path) as writer:
+        failed = collect_into(writer, config, episodes, play)
+        print(f'{path}: {writer.episodes} episodes, {writer.steps} steps, {failed} failed seeds')
+
+
+def collect_into(writer: ReplayWriter, config: CollectConfig, episodes: int, play: Play) -> int:
+    """Bring a data set to `episodes` successful episodes; return how many seeds have failed."""
     next_seed = writer.seeds[-1] + 1 if writer.seeds else config.seed_start
     failed = sorted(set(range(config.seed_start, next_seed)) - set(writer.seeds))
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
@@ -100,7 +109,7 @@ def collect(config: CollectConfig, episodes: int, path: Path, play: Play) -> Non
                                   {name: encode(steps[name]) for name in config.cameras},
                                   episode.seed, failed_seeds=failed, n_failures=len(failed))
                 progress.update(bar, completed=writer.episodes, failures=len(failed))
-    print(f'{path}: {writer.episodes} episodes, {writer.steps} steps, {len(failed)} failed seeds')
+    return len(failed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -150,6 +151,10 @@ class DataSet:
         self._bags = self._writer.attributes['bags'][:self._writer.episodes]
         self.problems: dict[str, str] = {}
 
+    def close(self) -> None:
+        """Let other processes write the data set."""
+        self._writer.close()
+
     @property
     def bags(self) -> list[dict[str, Any]]:
         """What is known of each bag that is in it."""
@@ -221,22 +226,35 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
     paths = find_bags(options.bags)
     common = Path(os.path.commonpath([path.parent for path in paths]))
     bags = {str(path.relative_to(common)): path for path in paths}
-    data = DataSet(options.output, config, {
+    settings = {
         'cameras': [to_mapping(camera) for camera in config.observation.cameras],
         'dt_s': config.dt_s, 'tolerance_ns': tolerance_ns, 'topics': dict(topics),
-        'keep_failures': options.keep_failures, 'gripper': to_mapping(arm.gripper)},
-        options.images)
-    done = {bag['path'] for bag in data.bags}  # names depend on what else was named
-    left = {name: path for name, path in bags.items() if str(path) not in done}
+        'keep_failures': options.keep_failures, 'gripper': to_mapping(arm.gripper)}
     work = partial(convert, config=config, arm=arm, topics=topics, image_format=options.images,
                    tolerance_ns=tolerance_ns, keep_failures=options.keep_failures)
+    with closing(DataSet(options.output, config, settings, options.images)) as data:
+        add_all(data, bags, work, options.workers)
+        if not data.bags:
+            raise ValueError('none of the bags can be used')
+        report = options.output.with_suffix('.html')
+        write_report(report, options.output, config, data.bags, data.problems)
+    error = max(bag['pixel_error'] for bag in data.bags)
+    print(f'{options.output}: {len(data.bags)} episodes, {len(data.problems)} bags left out, '
+          f'pixels changed by {error} of 255 at most; {report}')
+    return data.problems
+
+
+def add_all(data: DataSet, bags: Mapping[str, Path], work: Any, workers: int) -> None:
+    """Convert the bags that are not in the data set, and say what is to be known of all."""
+    done = {bag['path'] for bag in data.bags}  # names depend on what else was named
+    left = {name: path for name, path in bags.items() if str(path) not in done}
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TextColumn('{task.fields[left_out]} left out'), TimeElapsedColumn(),
                TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task('bags', total=len(bags), completed=len(bags) - len(left),
                                 left_out=0)
-        for found in conversions(left, work, options.workers):
+        for found in conversions(left, work, workers):
             data.add(found)
             if found.name in data.problems:
                 progress.console.print(f'{bags[found.name]}: {data.problems[found.name]}',
@@ -244,14 +262,6 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
             progress.update(bar, advance=1, left_out=len(data.problems))
     for note in sorted({note for bag in data.bags for note in bag['notes']}):
         print(f'note: {note}')
-    if not data.bags:
-        raise ValueError('none of the bags can be used')
-    report = options.output.with_suffix('.html')
-    write_report(report, options.output, config, data.bags, data.problems)
-    error = max(bag['pixel_error'] for bag in data.bags)
-    print(f'{options.output}: {len(data.bags)} episodes, {len(data.problems)} bags left out, '
-          f'pixels changed by {error} of 255 at most; {report}')
-    return data.problems
 
 
 if __name__ == '__main__':

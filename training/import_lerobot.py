@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -199,19 +200,16 @@ def import_all(options: argparse.Namespace, new: Path) -> str:
                           about, options.images)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns) as progress:
-            for number in progress.track(range(len(reader.episodes)), description='episodes'):
-                arrays = episode(reader, number, parts, stride)
-                pictures = {}
-                for name, key in cameras.items():
-                    frames = [camera_image(frame, 'rgb8', *sizes[name])
-                              for row, frame in enumerate(reader.frames(number, key))
-                              if row % stride == 0]
-                    pictures[name] = encode(frames, options.images)
-                writer.append(arrays, pictures, number)
-    finally:
-        reader.close()
+    with writer, closing(reader), Progress(*columns) as progress:
+        for number in progress.track(range(len(reader.episodes)), description='episodes'):
+            arrays = episode(reader, number, parts, stride)
+            pictures = {}
+            for name, key in cameras.items():
+                frames = [camera_image(frame, 'rgb8', *sizes[name])
+                          for row, frame in enumerate(reader.frames(number, key))
+                          if row % stride == 0]
+                pictures[name] = encode(frames, options.images)
+            writer.append(arrays, pictures, number)
     return (f'{writer.episodes} episodes, {writer.steps} rows, one each {step_ns} ns, cameras '
             f'{" ".join(cameras) or "none"}, task {about["task"]!r}')
 

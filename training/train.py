@@ -36,8 +36,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from settings import Config, describe_values, read_config, TrainingConfig, unlike
 import torch
 from torch import nn
-from whole_output import alone_in
 
+from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
 from diffusion_policy_ros.data.step_batches import Batch, StepBatches
 from diffusion_policy_ros.data.window_data import WindowData
@@ -274,7 +274,7 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     if not accelerator.is_main_process:
         run(trainer, None, stopping, lambda: None)
     else:
-        with alone_in(folder):
+        with only_writer(folder, folder / '.lock'):
             monitor = Monitor(folder, trainer.step, Validation(held_out, config.training.seed))
             run(trainer, monitor, stopping, lambda: trainer.save(folder, provenance))
             monitor.close()

@@ -1,33 +1,14 @@
-"""Outputs that are there as a whole or not at all, and by one process alone."""
+"""Outputs that are there as a whole or not at all."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-import fcntl
+from collections.abc import Callable
 import json
 from pathlib import Path
 import shutil
 from tempfile import NamedTemporaryFile
 from typing import Any
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """
-    Keep other processes out of a folder that all of a run's files are in; a kill frees it.
-
-    Raises:
-        ValueError: another process is in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f'{folder}: another process is writing to it') from None
-        yield
 
 
 def check_writable(output: Path) -> None:

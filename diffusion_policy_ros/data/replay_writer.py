@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import zarr
 
 from diffusion_policy_ros.data import pictures
+from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import (
     check_ends, EPISODE_ENDS, LOW_DIMENSIONAL, PICTURE_ENDS, STAMPED,
 )
@@ -33,7 +35,7 @@ class ReplayWriter:
     of recordings also    data/stamp_ns (T,) int64, data/is_observation, data/is_teleop (T,) bool
 
     An episode counts once its end is written, last: what a kill left of another is cut off when
-    the folder is opened again.
+    the folder is opened again. Until `close` no other process can open it to write.
 
     Args:
         path: folder; made where it is missing, gone on with where it holds the same settings.
@@ -45,8 +47,8 @@ class ReplayWriter:
         stamped: keep the arrays of recordings, too.
 
     Raises:
-        ValueError: the folder holds something else, was written with other settings, or a chunk
-            of it is lost.
+        ValueError: the folder holds something else, was written with other settings, is being
+            written, cannot be, or a chunk of it is lost.
     """
 
     def __init__(self, path: Path, cameras: Sequence[str], settings: Mapping[str, Any],
@@ -55,18 +57,24 @@ class ReplayWriter:
         self._path, self._cameras = path, tuple(cameras)
         self._names = (*LOW_DIMENSIONAL, *(STAMPED if stamped else ()))
         settings = {**settings, 'image_format': image_format}
-        if path.exists() and any(path.iterdir()):
-            self._open(settings)
-        else:
-            self._create({**settings, **facts})
-        meta = self._group['meta']
-        ends, seeds = meta['episode_ends'][:].tolist(), meta['episode_seeds'][:].tolist()
-        if ends and ends[-1] <= (ends[-2] if len(ends) > 1 else 0):
-            ends.pop()  # the array had grown when a kill came, its value was not written
-        self._ends, self.seeds = ends[:len(seeds)], seeds[:len(ends)]
-        with naming(str(path)):
-            self._check()
-        self._cut()
+        with ExitStack() as held:
+            held.enter_context(only_writer(path))
+            if path.exists() and any(path.iterdir()):
+                self._open(settings)
+            else:
+                self._create({**settings, **facts})
+            self._go_on()
+            self._held = held.pop_all()
+
+    def __enter__(self) -> ReplayWriter:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write the data set."""
+        self._held.close()
 
     @property
     def episodes(self) -> int:
@@ -143,6 +151,17 @@ class ReplayWriter:
             if found != value:
                 raise ValueError(f'{self._path}: was made with {key} {found!r}, now '
                                  f'{value!r}: expected the same settings or another folder')
+
+    def _go_on(self) -> None:
+        """Find the complete episodes, and cut off what is left of another."""
+        meta = self._group['meta']
+        ends, seeds = meta['episode_ends'][:].tolist(), meta['episode_seeds'][:].tolist()
+        if ends and ends[-1] <= (ends[-2] if len(ends) > 1 else 0):
+            ends.pop()  # the array had grown when a kill came, its value was not written
+        self._ends, self.seeds = ends[:len(seeds)], seeds[:len(ends)]
+        with naming(str(self._path)):
+            self._check()
+        self._cut()
 
     def _check(self) -> None:
         """Raise where something is lost: zeros in its place would have the rest cut off."""
