@@ -94,5 +94,5 @@ def refusal(capfd: Any, call: Any, *arguments: Any) -> str:
     said = capfd.readouterr().err
     assert said.count('\n') == 1, said
     assert output.exists() == before
-    assert not output.with_name(output.name + '.new').exists()
+    assert not list(output.parent.glob(f'.{output.name}.*'))
     return said

@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_one_line_and_no_folder(simulated, tmp_path, images):
          '-o', tmp_path / 'out', '--images', images], capture_output=True, text=True,
         env={**os.environ, 'PYTHONPATH': str(REPOSITORY)})
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f'export_lerobot.py: {tmp_path}/out.new/'), ended.stderr
+    assert ended.stderr.startswith(f'export_lerobot.py: {tmp_path}/.out.new/'), ended.stderr
     assert ended.stderr.count('\n') == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -281,7 +281,7 @@ def test_bad_data_are_refused_in_one_line(tmp_path, capfd, spoil, options, words
 def grey(path):
     root = zarr.open_group(str(path), mode='r+')
     del root['data/arm']
-    root.create_array('data/arm', data=np.zeros((9, 16, 16), np.uint8))
+    root.create_array('data/arm', data=np.ones((9, 16, 16), np.uint8))
 
 
 def floats(path):
@@ -324,10 +324,10 @@ def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(simulated, tmp_
     said = refusal(capfd, export, simulated, tmp_path / 'out')
     assert 'out: exists, expected no such folder' in said
     (tmp_path / 'out').rmdir()
-    (tmp_path / 'out.new/data').mkdir(parents=True)
-    (tmp_path / 'out.new/data/old').touch()
+    (tmp_path / '.out.new/data').mkdir(parents=True)
+    (tmp_path / '.out.new/data/old').touch()
     export(simulated, tmp_path / 'out')
-    assert not (tmp_path / 'out/data/old').exists() and not (tmp_path / 'out.new').exists()
+    assert not (tmp_path / 'out/data/old').exists() and not (tmp_path / '.out.new').exists()
 
 
 def test_no_such_data_set(tmp_path, capfd):

@@ -327,8 +327,8 @@ def test_what_is_there_is_left_alone_and_what_a_kill_left_is_not(exported, tmp_p
     said = refusal(capfd, import_back, exported, tmp_path / 'out.zarr')
     assert 'out.zarr: exists, expected no such folder' in said
     (tmp_path / 'out.zarr').rmdir()
-    (tmp_path / 'out.zarr.new').mkdir()
-    (tmp_path / 'out.zarr.new/old').touch()
+    (tmp_path / '.out.zarr.new').mkdir()
+    (tmp_path / '.out.zarr.new/old').touch()
     path = import_back(exported, tmp_path / 'out.zarr')
-    assert not (path / 'old').exists() and not (tmp_path / 'out.zarr.new').exists()
+    assert not (path / 'old').exists() and not (tmp_path / '.out.zarr.new').exists()
     assert load_replay_buffer(path, ('arm',)).attributes['step_ns'] * FPS == 10**9

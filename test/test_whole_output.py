@@ -1,12 +1,17 @@
 """A result is written as a whole or not at all, and what can't be written is refused early."""
 
+import argparse
 import json
 from pathlib import Path
 
 import benchmark_nodes
 import benchmark_recording
 import pytest
-from whole_output import check_writable, write_json
+from whole_output import check_writable, write_json, write_whole
+
+from diffusion_policy_ros.data.only_writer import only_writer
+
+PARSER = argparse.ArgumentParser(prog='make')
 
 
 def test_a_failed_write_leaves_the_older_result(tmp_path, monkeypatch):
@@ -60,3 +65,47 @@ def test_the_nodes_benchmark_refuses_a_damaged_file_before_it_measures(tmp_path,
     path.write_text(content)
     with pytest.raises(SystemExit, match=f'^benchmark_nodes: {path}: .*expected a JSON object$'):
         benchmark_nodes.main(['-o', str(path)])
+
+
+def make(folder):
+    """Write what write_whole is asked for."""
+    folder.mkdir()
+    (folder / 'file').write_text('x')
+    return 'a file'
+
+
+def test_a_folder_is_there_as_a_whole_and_its_neighbours_stay(tmp_path, capsys):
+    output = tmp_path / 'demos'
+    (tmp_path / 'demos.new').mkdir()  # the user's own
+    (tmp_path / '.demos.new/left').mkdir(parents=True)  # by a kill
+    write_whole(PARSER, output, make)
+    assert capsys.readouterr().out == f'{output}: a file\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['demos', 'demos.new']
+    assert [path.name for path in output.iterdir()] == ['file']
+
+
+def refused(output, write, capsys):
+    with pytest.raises(SystemExit) as end:
+        write_whole(PARSER, output, write)
+    assert end.value.code == 2
+    line, = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path, capsys):
+    def fail(folder):
+        make(folder)
+        raise OSError(28, 'No space left on device')
+
+    assert refused(tmp_path / 'demos', fail, capsys) == (
+        'make: [Errno 28] No space left on device')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_process_leaves_what_the_first_is_writing(tmp_path, capsys):
+    output = tmp_path / 'demos'
+    with only_writer(output):
+        (tmp_path / '.demos.new').mkdir()
+        assert refused(output, make, capsys) == (
+            f'make: {output}: is being written by another process')
+        assert (tmp_path / '.demos.new').is_dir()

@@ -10,6 +10,8 @@ import shutil
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from diffusion_policy_ros.data.only_writer import only_writer
+
 
 def check_writable(output: Path) -> None:
     """
@@ -45,7 +47,7 @@ def write_json(output: Path, value: Any) -> None:
 def write_whole(parser: argparse.ArgumentParser, output: Path,
                 write: Callable[[Path], str]) -> None:
     """
-    Have a folder written beside `output`, give it that name at the end, and say what is in it.
+    Have a hidden folder written beside `output`, name it so at the end, and say what is in it.
 
     What `write` refuses is one line, and the program ends with exit code 2.
 
@@ -54,17 +56,24 @@ def write_whole(parser: argparse.ArgumentParser, output: Path,
         output: folder to make; refused where it exists.
         write: is given the folder to make instead; returns what is in it, in words.
     """
-    new = output.parent / f'{output.name}.new'
     try:
-        if output.exists():
-            raise ValueError(f'{output}: exists, expected no such folder')
-        shutil.rmtree(new, ignore_errors=True)  # what a kill has left
-        said = write(new)
-        new.rename(output)
+        with only_writer(output):
+            said = _write(output, write)
     except (ValueError, OSError) as error:
-        shutil.rmtree(new, ignore_errors=True)
         parser.exit(2, f'{parser.prog}: {error}\n')
     except KeyboardInterrupt:
-        shutil.rmtree(new, ignore_errors=True)
         parser.exit(130, f'{parser.prog}: interrupted; nothing was written\n')
     print(f'{output}: {said}')
+
+
+def _write(output: Path, write: Callable[[Path], str]) -> str:
+    if output.exists():
+        raise ValueError(f'{output}: exists, expected no such folder')
+    new = output.with_name(f'.{output.name}.new')
+    shutil.rmtree(new, ignore_errors=True)  # what a kill has left
+    try:
+        said = write(new)
+        new.rename(output)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return said
