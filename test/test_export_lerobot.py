@@ -254,6 +254,14 @@ def odd_step(path):
     zarr.open_group(str(path), mode='r+').attrs['step_ns'] = 30_000_000
 
 
+def no_step(path):
+    del zarr.open_group(str(path), mode='r+').attrs['step_ns']
+
+
+def no_source_size(path):
+    zarr.open_group(str(path), mode='r+').attrs['source_sizes'] = {'arm': [64, 64]}
+
+
 def no_task(path):
     zarr.open_group(str(path), mode='r+').attrs['task'] = ''
 
@@ -263,6 +271,8 @@ def no_task(path):
     (shorten_camera, (), ('data/arm', '20 rows', 'say 36')),
     (no_gripper, (), ('data/gripper is missing',)),
     (odd_step, (), ('step_ns is 30000000', '33.3333 rows a second', 'whole number')),
+    (no_step, (), ("demos.zarr: attribute step_ns is 'missing', expected a whole number",)),
+    (no_source_size, (), ('attribute source_sizes is {', 'expected height and width of wrist')),
     (no_task, (), ("'task' is empty", 'expected --task TEXT')),
     (None, ('--fps', '30'), ('--fps is 30', 'divisor of the 80')),
     (None, ('--fps', '0'), ('--fps is 0',)),

@@ -214,6 +214,16 @@ def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
         assert word in message
 
 
+@pytest.mark.parametrize('lengths, words', [
+    ((40, 50, 2), 'the episodes held out for validation: every episode is shorter than'),
+    ((2, 2, 45), 'every episode is shorter than a window of horizon 8'),
+])
+def test_it_says_which_episodes_are_too_short(tmp_path, lengths, words):
+    path = write_demonstrations(tmp_path / 'short.zarr', lengths)
+    with pytest.raises(ValueError, match=f'^{path}: {words}'):
+        train.read_data(path, small())
+
+
 @pytest.mark.parametrize('name', sorted(
     path.name for path in (ROOT / 'config/training').glob('*.yaml')
     if not path.stem.endswith('_table')))

@@ -69,6 +69,23 @@ def test_data_that_do_not_say_how_they_came_about_are_refused(buffer, lacking):
         WindowData(replace(buffer, attributes=attributes), config())
 
 
+@pytest.mark.parametrize('wrong, message', [
+    ({'step_ns': 0}, 'attribute step_ns is 0, expected a whole number from 1 on'),
+    ({'step_ns': None}, 'attribute step_ns is None'),
+    ({'step_ns': 'x'}, "attribute step_ns is 'x'"),
+    ({'source_size': None}, 'attribute source_size is None'),
+    ({'source_sizes': {'wrist': [64, 64]}},
+     "attribute source_sizes is {'wrist': [64, 64]}, expected height and width of arm"),
+    ({'source_sizes': {'arm': 64}}, 'expected height and width of arm'),
+    ({'source_sizes': 64}, 'attribute source_sizes is 64'),
+    ({'tolerance_ns': None}, 'attribute tolerance_ns is None'),
+])
+def test_wrong_attributes_are_named(buffer, wrong, message):
+    with pytest.raises(ValueError) as error:
+        WindowData(replace(buffer, attributes={**buffer.attributes, **wrong}), config())
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
 def test_episodes_that_are_all_shorter_than_a_window_are_refused(buffer):
     with pytest.raises(ValueError, match='every episode is shorter than a window of horizon 64'):
         WindowData(buffer, config(horizon=64))

@@ -21,9 +21,11 @@ from rich.progress import (
 )
 from whole_output import write_whole
 
+from diffusion_policy_ros.data.attributes import source_size
 from diffusion_policy_ros.data.lerobot_format import ACTION, grid_rows, STATE
 from diffusion_policy_ros.data.lerobot_writer import LeRobotWriter
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, ReplayBuffer
+from diffusion_policy_ros.data.stored_arrays import naming
 from diffusion_policy_ros.data.stored_pictures import StoredPictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 
@@ -50,12 +52,16 @@ def camera_names(path: Path, attributes: Mapping[str, Any],
 
 
 def origin(attributes: Mapping[str, Any], sizes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return what an import gives back to the replay buffer."""
-    sources = attributes.get('source_sizes') or {
-        camera: [attributes['source_size']] * 2 if 'source_size' in attributes else list(size)
-        for camera, size in sizes.items()}
+    """
+    Return what an import gives back to the replay buffer.
+
+    Raises:
+        ValueError: the attributes lack the size that a camera's pictures came with.
+    """
+    said = attributes.get('source_sizes') or 'source_size' in attributes
     return {**{key: attributes[key] for key in ORIGIN if key in attributes},
-            'source_sizes': {camera: sources[camera] for camera in sizes}}
+            'source_sizes': {camera: list(source_size(attributes, camera) if said else size)
+                             for camera, size in sizes.items()}}
 
 
 def episode_values(buffer: ReplayBuffer, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -74,13 +80,12 @@ def export(options: argparse.Namespace, new: Path) -> str:
     task = options.task or str(buffer.attributes.get('task') or '')
     if not task:
         raise ValueError(f"{options.dataset}: the attribute 'task' is empty, expected --task TEXT")
-    try:
-        fps, chosen = grid_rows(buffer, options.fps)
-    except ValueError as error:
-        raise ValueError(f'{options.dataset}: {error}') from None
     stored = {camera: StoredPictures(options.dataset, camera, int(buffer.episode_ends[-1]))
               for camera in cameras}
     sizes = {camera: one.size for camera, one in stored.items()}
+    with naming(str(options.dataset)):
+        fps, chosen = grid_rows(buffer, options.fps)
+        about = origin(buffer.attributes, sizes)
     writer = LeRobotWriter(new, fps, sizes, task, KINDS[options.images], options.robot_type)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())
@@ -89,7 +94,7 @@ def export(options: argparse.Namespace, new: Path) -> str:
             for rows in progress.track(chosen, description='episodes'):
                 writer.append(episode_values(buffer, rows),
                               {camera: one.read(rows) for camera, one in stored.items()})
-        writer.close(origin(buffer.attributes, sizes))
+        writer.close(about)
     except BaseException:
         writer.abort()
         raise

@@ -40,6 +40,7 @@ from torch import nn
 from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
 from diffusion_policy_ros.data.step_batches import Batch, StepBatches
+from diffusion_policy_ros.data.stored_arrays import naming
 from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
@@ -238,7 +239,10 @@ def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[
                            'validation_episodes': training.validation_episodes,
                            'frames': int(train.episode_ends[-1]),
                            'versions': used.attributes.get('versions', {})}}
-    return WindowData(train, config.policy), WindowData(held_out, config.policy), provenance
+    with naming(str(path)):
+        data = WindowData(train, config.policy)
+    with naming(f'{path}: the episodes held out for validation'):
+        return data, WindowData(held_out, config.policy), provenance
 
 
 def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.data.attributes import whole_number
 from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
 from diffusion_policy_ros.datatypes import NS_PER_S
 
@@ -73,7 +74,7 @@ def grid_rows(buffer: ReplayBuffer, fps: int | None) -> tuple[int, list[np.ndarr
     """
     recorded = buffer.arrays.get('stamp_ns')
     if recorded is None:
-        own = fps_of(int(buffer.attributes['step_ns']))
+        own = fps_of(whole_number(buffer.attributes, 'step_ns'))
         fps = own if fps is None else fps
         if fps < 1 or own % fps:
             raise ValueError(f'--fps is {fps}, expected a divisor of the {own} rows a second of '

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
+from diffusion_policy_ros.data.attributes import source_size
 from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
 from diffusion_policy_ros.data.windows import make_windows, segment_rows, segment_starts
 from diffusion_policy_ros.datatypes import EE_POSE
@@ -35,7 +33,7 @@ class WindowData:
         self.windows = make_windows(buffer, config.n_obs_steps, config.horizon,
                                     config.n_action_steps, config.dt_ns)
         if not self.windows.trained.any():
-            raise ValueError('data set: every episode is shorter than a window of horizon '
+            raise ValueError('every episode is shorter than a window of horizon '
                              f'{config.horizon} at dt_s {config.dt_s}')
         self.state = (encode_state(buffer.arrays, config)[self.windows.observed]
                       .astype(np.float32) if config.observation.state else None)
@@ -88,12 +86,12 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     if 'stamp_ns' not in buffer.arrays and 'step_ns' not in found:
         missing.append('step_ns')
     if missing:
-        raise ValueError(f'data set: attributes lack {" and ".join(missing)}, found '
+        raise ValueError(f'attributes lack {" and ".join(missing)}, found '
                          f'{", ".join(sorted(found)) or "none"}')
     for camera in config.observation.cameras:
         for name, have, want in (
                 ('images', buffer.arrays[camera.name].shape[1:3], (camera.height, camera.width)),
-                ('source images', _source_size(found, camera.name),
+                ('source images', source_size(found, camera.name),
                  (camera.source_height, camera.source_width))):
             if tuple(have) != want:
                 differences.append(f'{name} of {camera.name} are {have[0]}x{have[1]}, '
@@ -104,10 +102,4 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     if found.get('task') and config.task and found['task'] != config.task:
         differences.append(f"task is {found['task']!r}, expected policy.task {config.task!r}")
     if differences:
-        raise ValueError('data set: ' + '; '.join(differences))
-
-
-def _source_size(attributes: Mapping[str, Any], camera: str) -> Sequence[int]:
-    """Return the height and width that a camera's pictures came with."""
-    sizes = attributes.get('source_sizes')
-    return sizes[camera] if sizes else (attributes['source_size'],) * 2
+        raise ValueError('; '.join(differences))

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from diffusion_policy_ros.control.horizon import window_indices
+from diffusion_policy_ros.data.attributes import whole_number
 from diffusion_policy_ros.data.replay_buffer import ReplayBuffer
 
 MOST_JITTER = 0.9
@@ -52,7 +53,8 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
                              'observations of the data are apart')
     elif dt_ns % step_ns or dt_ns < step_ns:
         raise ValueError(f"dt is {dt_ns} ns, expected a multiple of the data's step {step_ns} ns")
-    tolerance_ns = buffer.attributes.get('tolerance_ns', dt_ns)
+    tolerance_ns = (whole_number(buffer.attributes, 'tolerance_ns')
+                    if 'tolerance_ns' in buffer.attributes else dt_ns)
     observed, acted, trained, episode = [], [], [], []
     lead_ns = (np.arange(horizon) - (n_obs_steps - 1)) * dt_ns
     for number, rows in enumerate(buffer.episodes()):
@@ -71,7 +73,7 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
 def _stamps(buffer: ReplayBuffer) -> tuple[np.ndarray, int]:
     """Return each row's time in nanoseconds, and the (median) time between two observations."""
     if 'stamp_ns' not in buffer.arrays:
-        step_ns = int(buffer.attributes['step_ns'])
+        step_ns = whole_number(buffer.attributes, 'step_ns')
         return np.concatenate([np.arange(rows.stop - rows.start) * step_ns
                                for rows in buffer.episodes()]), step_ns
     stamps, is_observation = buffer.arrays['stamp_ns'], buffer.arrays['is_observation']
