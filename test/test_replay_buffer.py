@@ -233,6 +233,22 @@ def test_a_digest_tells_which_rows_show_a_picture(recorded):
     assert load_replay_buffer(path, ('arm',)).digest() != before
 
 
+@pytest.mark.parametrize('row, stamp, step', [(3, 3, 0), (8, -5, -7)])
+def test_stamps_that_go_back_within_an_episode_are_refused(recorded, row, stamp, step):
+    path, _ = recorded
+    zarr.open_group(str(path), mode='r+')['data/stamp_ns'][row] = stamp
+    with pytest.raises(ValueError, match=f'data/stamp_ns: row {row} is {step} ns after'):
+        load_replay_buffer(path, ('arm',))
+
+
+@pytest.mark.parametrize('name', ['is_observation', 'is_teleop'])
+def test_a_recording_without_an_array_of_recordings_is_refused(recorded, name):
+    path, _ = recorded
+    del zarr.open_group(str(path), mode='r+')[f'data/{name}']
+    with pytest.raises(ValueError, match=f'{path}: data/{name} is missing, found'):
+        load_replay_buffer(path, ('arm',))
+
+
 def test_an_episode_that_begins_without_a_picture_is_refused(recorded):
     path, _ = recorded
     ends = zarr.open_group(str(path), mode='r+')['meta/arm_ends']

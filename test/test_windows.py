@@ -97,6 +97,13 @@ def test_refuses_a_camera_that_is_slower_than_the_policy():
         make_windows(stamped(range(0, 130, 10), [i % 3 == 0 for i in range(13)]), 2, 8, 4, 25)
 
 
+def test_refuses_a_recording_with_a_gap():
+    rows = [0, 10, 20, 30, 140, 150]
+    with pytest.raises(ValueError, match='data/stamp_ns has a gap of 110 ns after 30, expected at '
+                                         'most 60 ns'):
+        make_windows(stamped(rows, np.ones(6), tolerance_ns=60), 2, 8, 4, 50)
+
+
 def test_refuses_a_dt_between_the_steps(buffer):
     with pytest.raises(ValueError, match='20000000 ns, expected a multiple .* 12500000 ns'):
         make_windows(buffer, 2, 8, 4, dt_ns=20_000_000)

@@ -143,6 +143,8 @@ def _read(path: Path, root: zarr.Group, cameras: tuple[str, ...], n_episodes: in
             arrays[key] = read_array(path, root, name, STAMPED.get(key, np.number), rows)
         with naming(name):
             _check(key, arrays[key], shown.get(key, arrays[key]), rows)
+            if key == 'stamp_ns':
+                _check_stamps(arrays[key], ends)
     return ReplayBuffer(arrays, ends, dict(root.attrs), shown)
 
 
@@ -238,3 +240,12 @@ def _check(key: str, value: np.ndarray, by_row: np.ndarray, rows: int) -> None:
                              f'{np.dtype(STAMPED[key])} ({rows},)')
     elif value.ndim != 4 or value.shape[3] != 3:
         raise ValueError(f'it is {value.dtype} {value.shape}, expected uint8 (N, H, W, 3)')
+
+
+def _check_stamps(stamps_ns: np.ndarray, ends: np.ndarray) -> None:
+    steps = np.diff(stamps_ns)
+    steps[ends[:-1] - 1] = 1  # from one episode to the next
+    back = np.flatnonzero(steps <= 0)
+    if len(back):
+        raise ValueError(f'row {back[0] + 1} is {steps[back[0]]} ns after the row before, '
+                         'expected increasing stamps in an episode')

@@ -43,7 +43,8 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
     Return the windows of all rows.
 
     Raises:
-        ValueError: dt is no multiple of the data's step, or shorter than a recording's.
+        ValueError: dt is no multiple of the data's step, or shorter than a recording's, whose
+            stamps may also leave too long a gap.
     """
     stamps_ns, step_ns = _stamps(buffer)
     is_observation = buffer.arrays.get('is_observation', np.ones(len(stamps_ns), bool))
@@ -60,14 +61,24 @@ def make_windows(buffer: ReplayBuffer, n_obs_steps: int, horizon: int, n_action_
     for number, rows in enumerate(buffer.episodes()):
         stamps = stamps_ns[rows]
         times = stamps[is_observation[rows]]
-        observed.extend(rows.start + window_indices(
-            stamps, t_ns, dt_ns, n_obs_steps, tolerance_ns, stamps[0]) for t_ns in times.tolist())
+        for t_ns in times.tolist():
+            indices = window_indices(stamps, t_ns, dt_ns, n_obs_steps, tolerance_ns, stamps[0])
+            if indices is None:
+                raise ValueError(_gap(stamps, tolerance_ns))
+            observed.append(rows.start + indices)
         due_ns = times[:, None] + lead_ns
         acted.append(rows.start + np.clip(np.searchsorted(stamps, due_ns), 0, len(stamps) - 1))
         trained.append(due_ns[:, -1] - stamps[-1] <= (n_action_steps - 1) * dt_ns)
         episode.append(np.full(len(times), number))
     return Windows(np.asarray(observed), np.concatenate(acted), np.concatenate(trained),
                    np.concatenate(episode), max(1, round(dt_ns / step_ns)))
+
+
+def _gap(stamps_ns: np.ndarray, tolerance_ns: int) -> str:
+    """Return in words why an episode has no window; stamps tell which, in any part of the data."""
+    row = int(np.argmax(np.diff(stamps_ns)))
+    return (f'data/stamp_ns has a gap of {stamps_ns[row + 1] - stamps_ns[row]} ns after '
+            f'{stamps_ns[row]}, expected at most {tolerance_ns} ns')
 
 
 def _stamps(buffer: ReplayBuffer) -> tuple[np.ndarray, int]:
