@@ -32,7 +32,7 @@ class CollectConfig:
 
     Attributes:
         task: one of MetaWorld's tasks.
-        cameras: cameras to keep.
+        cameras: cameras to keep, each once.
         source_size: pixels a side of the pictures that the simulation draws.
         size: pixels a side that they are scaled to.
         renderer: name of the picture settings.
@@ -56,6 +56,8 @@ class CollectConfig:
         check_task(self.task)
         for camera in self.cameras:
             check_camera(camera)
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f'cameras are {" ".join(self.cameras)}, expected each once')
         check_renderer(self.renderer)
         check_collection_seed(self.seed_start)
         if not 0 < self.size <= self.source_size or self.ticks_after_success < 0:
