@@ -177,6 +177,7 @@ def test_a_data_set_with_a_lost_chunk_is_refused(recorded, name, before):
 
 @pytest.mark.parametrize('name, message', [
     ('meta/episode_ends', 'meta/episode_ends: episode 0 is empty'),
+    ('meta/episode_seeds', 'meta/episode_seeds: its chunk 0 is missing'),
     ('meta/arm_ends', 'meta/arm_ends: its chunk 0 is missing'),
     ('data/arm', 'data/arm: its chunk 0 is missing'),
     ('data/ee_pose', 'data/ee_pose: its chunk 0.0 is missing')])

@@ -168,6 +168,7 @@ class ReplayWriter:
         with naming(EPISODE_ENDS):
             check_ends(np.asarray(self._ends, np.int64))
         whole = partial(stored_array, self._path, self._group)
+        whole('meta/episode_seeds', np.integer, self.episodes)
         for name in self._names:
             whole(f'data/{name}', np.generic, self.steps)
         for camera in self._cameras:
