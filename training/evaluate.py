@@ -53,6 +53,7 @@ from diffusion_policy_ros.sim.rollout import (
     parallel_envs,
     Predict,
     run_episodes,
+    source_size,
     WindowTicks,
 )
 from diffusion_policy_ros.sim.tasks import (
@@ -117,13 +118,9 @@ def run(policy: DiffusionPolicy, task: str, seeds: Sequence[int], workers: int,
         check_evaluation_seed(seed)
     check_task(task)
     config, arm = policy.config, load_arm(ROOT / 'config/arms/metaworld.yaml')
-    cameras = config.observation.cameras
-    sizes = {(camera.source_height, camera.source_width) for camera in cameras} or {(224, 224)}
-    if len(sizes) > 1:
-        raise ValueError(f'the cameras have source sizes {sorted(sizes)}, expected one for all')
-    names = dict.fromkeys([*(camera.name for camera in cameras), *more_cameras])
-    make = partial(MetaWorldArm, task, tuple(names), *sizes.pop(), renderer=config.renderer,
-                   image_every=image_every(config), max_steps=None,
+    names = dict.fromkeys([*(camera.name for camera in config.observation.cameras), *more_cameras])
+    make = partial(MetaWorldArm, task, tuple(names), *source_size(config),
+                   renderer=config.renderer, image_every=image_every(config), max_steps=None,
                    image_due=None if on_tick else WindowTicks.of(config))
     if workers == 1:
         envs = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)

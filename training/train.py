@@ -22,17 +22,17 @@ import os
 from pathlib import Path
 import pickle
 import platform
-import secrets
 import signal
 import sys
 import time
 from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list
+from arguments import at_least
 from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from processes import any_of, check_same_folder
 from settings import Config, describe_values, read_config, TrainingConfig, unlike
 import torch
 from torch import nn
@@ -285,27 +285,6 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     return trainer.step >= trainer.steps
 
 
-def check_same_folder(accelerator: Accelerator, folder: Path) -> None:
-    """
-    Wait until all processes are here, and see whether they see what the first one writes.
-
-    Raises:
-        ValueError: one does not.
-    """
-    mark, (token,) = folder / '.shared', broadcast_object_list([secrets.token_hex(8)])
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(token)
-    accelerator.wait_for_everyone()
-    seen = mark.exists() and mark.read_text() == token
-    blind = accelerator.gather(torch.tensor([not seen], device=accelerator.device))
-    if accelerator.is_main_process:
-        mark.unlink()
-    if blind.any():
-        raise ValueError(f'{folder}: {int(blind.sum())} of {len(blind)} processes do not see what '
-                         'the first one writes there, expected one folder that all machines share')
-
-
 def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
         save: Callable[[], None]) -> None:
     """Advance to the last step or until told to stop; measure, save and evaluate on the way."""
@@ -322,7 +301,7 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
         bar = progress.add_task('training', total=trainer.steps, completed=first, rate=0.0)
         while trainer.step < trainer.steps and not stop:
             losses.append(trainer.advance())
-            stop = _any(accelerator, stopping())
+            stop = any_of(accelerator, stopping())
             saving, evaluating = due(trainer)
             elapsed_s = time.perf_counter() - started
             rate = (trainer.step - first) / elapsed_s
@@ -361,13 +340,6 @@ def measure(trainer: Trainer, monitor: Monitor, row: dict[str, float], validatin
             monitor.write(trainer.step, measured, None)
 
 
-def _any(accelerator: Accelerator, flag: bool) -> bool:
-    """Return whether the flag is raised in any process."""
-    if accelerator.num_processes == 1:
-        return flag
-    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train from the command line."""
     parser = argparse.ArgumentParser(
@@ -378,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         dest='overrides', help='override a value, for example training.steps=3000')
-    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='PyTorch threads')
+    parser.add_argument('--threads', type=at_least(1), default=os.cpu_count(), help='PyTorch threads')
     parser.add_argument('--cpu', action='store_true', help='leave GPUs alone')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
