@@ -350,7 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         dest='overrides', help='override a value, for example training.steps=3000')
-    parser.add_argument('--threads', type=at_least(1), default=os.cpu_count(), help='PyTorch threads')
+    parser.add_argument('--threads', type=at_least(1), default=os.cpu_count(),
+                        help='PyTorch threads')
     parser.add_argument('--cpu', action='store_true', help='leave GPUs alone')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
