@@ -31,8 +31,8 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from arguments import at_least
 from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from processes import any_of, check_same_folder
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from settings import Config, describe_values, read_config, TrainingConfig, unlike
 import torch
 from torch import nn
