@@ -19,6 +19,8 @@ from diffusion_policy_ros.data.replay_buffer import (
 )
 from diffusion_policy_ros.data.stored_arrays import naming, stored_array
 
+IS_ZARR_3 = int(zarr.__version__.partition('.')[0]) > 2  # Python 3.10 has none
+FORMAT = {'zarr_format': 2} if IS_ZARR_3 else {}
 ROWS_PER_CHUNK = 4096
 BYTES_PER_CHUNK = 1 << 22
 
@@ -119,7 +121,7 @@ class ReplayWriter:
 
     def _create(self, attributes: Mapping[str, Any]) -> None:
         new = self._path.with_name(f'.{self._path.name}.new')  # a kill leaves no half of it
-        self._group = zarr.open_group(new, mode='w', zarr_format=2)
+        self._group = zarr.open_group(new, mode='w', **FORMAT)
         for name in self._names:
             if name in STAMPED:
                 self._add(f'data/{name}', (), np.dtype(STAMPED[name]).str)
@@ -132,17 +134,19 @@ class ReplayWriter:
         self._add('meta/episode_seeds', (), 'i8')
         self._group.attrs.update({**attributes, 'jpeg_quality': pictures.QUALITY})
         new.replace(self._path)
-        self._group = zarr.open_group(self._path, mode='r+', zarr_format=2)
+        self._group = zarr.open_group(self._path, mode='r+', **FORMAT)
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: str, chunk: int = ROWS_PER_CHUNK,
              compressed: bool = True) -> None:
         codec = Blosc('zstd', clevel=3, shuffle=Blosc.NOSHUFFLE) if compressed else None
-        self._group.create_array(name, shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype,
-                                 compressors=codec, fill_value=None)
+        create, key = ((self._group.create_array, 'compressors') if IS_ZARR_3 else
+                       (self._group.create_dataset, 'compressor'))
+        create(name, shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, fill_value=None,
+               **{key: codec})
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         try:
-            self._group = zarr.open_group(self._path, mode='r+', zarr_format=2)
+            self._group = zarr.open_group(self._path, mode='r+', **FORMAT)
         except (FileNotFoundError, ValueError):
             raise ValueError(f'{self._path}: found something else than a zarr group, expected '
                              'no such folder or an unfinished data set') from None
@@ -190,8 +194,9 @@ class ReplayWriter:
 def _extend(array: zarr.Array, values: np.ndarray) -> None:
     start = array.shape[0]
     array.resize((start + len(values), *array.shape[1:]))
-    # Zeros, too: then a chunk without a file is one that was lost.
-    array.with_config({'write_empty_chunks': True})[start:] = values
+    if IS_ZARR_3:  # zeros, too, as zarr 2 does: then a chunk without a file is one that was lost
+        array = array.with_config({'write_empty_chunks': True})
+    array[start:] = values
 
 
 def _shorten(array: zarr.Array, length: int) -> None:
