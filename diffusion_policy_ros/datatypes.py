@@ -147,5 +147,5 @@ class Status(Enum):
     CONFLICT = 'Another node publishes target_pose, too: refusing to move the arm.'
     TWO_POLICIES = 'More than one node leads the arm: holding until only one is left.'
     HALTED = 'Halted: holding until ~/clear_halt is called.'
-    ASTRAY = ('The arm was moved or stopped, further than max_tracking_error from its command: '
-              'holding where it is until ~/clear_halt is called.')
+    ASTRAY = ('The arm was moved or stopped, further than max_tracking_error or max_tracking_turn '
+              'from its command: holding where it is until ~/clear_halt is called.')

@@ -14,7 +14,7 @@ ARMS = Path(__file__).parents[1] / 'config' / 'arms'
 LIMITS = {'workspace_min': [-1, -1, 0], 'workspace_max': [1, 1, 1], 'max_speed': 0.5,
           'max_acceleration': 2, 'max_angular_speed': 1, 'max_angular_acceleration': 5,
           'max_start_jump': 0.2, 'max_start_turn': 0.5, 'start_speed': 0.1,
-          'start_angular_speed': 0.2, 'max_tracking_error': 0.1}
+          'start_angular_speed': 0.2, 'max_tracking_error': 0.1, 'max_tracking_turn': 0.5}
 
 
 def written(tmp_path, **values):

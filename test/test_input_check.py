@@ -72,8 +72,9 @@ def test_a_stream_that_falls_silent_is_named():
         'wrist/image_raw: silent for over 1 s, expected 20.0 Hz']
     see(check, start_ns=4 * NS_PER_S)
     assert check.differences(5 * NS_PER_S) == []
-    check.begin_episode()
+    check.begin_episode(9 * NS_PER_S)
     assert check.differences(9 * NS_PER_S) == []
+    assert len(check.differences(11 * NS_PER_S)) == len(TOPICS)
 
 
 def test_in_lockstep_silence_means_nothing():
@@ -86,5 +87,5 @@ def test_the_step_from_one_episode_to_the_next_is_no_period():
     check = make_check()
     for episode in range(10):
         see(check, start_ns=(1 + 3 * episode) * NS_PER_S, n=1)
-        check.begin_episode()
+        check.begin_episode(99 * NS_PER_S)
     assert check.differences(100 * NS_PER_S) == []

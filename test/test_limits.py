@@ -14,7 +14,7 @@ UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
 LIMITS = Limits((-0.5, -0.4, 0.0), (0.5, 0.6, 0.8), max_speed=0.5, max_acceleration=2.0,
                 max_angular_speed=1.5, max_angular_acceleration=6.0, max_start_jump=0.2,
                 max_start_turn=1.7, start_speed=0.1, start_angular_speed=0.3,
-                max_tracking_error=0.1)
+                max_tracking_error=0.1, max_tracking_turn=1.0)
 MIN_DT = 0.01
 ROUNDING = 1e-6
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-import math
 
 import numpy as np
 
@@ -38,7 +37,16 @@ class ChunkExecutor:
         status: what the last step returned.
     """
 
-    def __init__(self, config: ExecutorConfig, arm: ArmConfig) -> None:
+    def __init__(self, config: ExecutorConfig, arm: ArmConfig, sim_time: bool = False) -> None:
+        """
+        Prepare.
+
+        Args:
+            config: times and switches.
+            arm: its frame, limits and gripper.
+            sim_time: ROS time is a simulator's and runs at any rate; else a step of the clock
+                moves nothing.
+        """
         self._lockstep = config.lockstep
         self._has_gripper = arm.gripper.type != 'none'
         period_ns = round(NS_PER_S / config.command_rate_hz)
@@ -48,8 +56,7 @@ class ChunkExecutor:
         self._pose_timeout_ns = to_ns(config.pose_timeout_s)
         self._motion = None if arm.limits is None else Motion(
             arm, period_ns, None if config.lockstep else LONGEST_STEP_PERIODS * period_ns)
-        self._max_tracking_error = (math.inf if arm.limits is None
-                                    else arm.limits.max_tracking_error)
+        self._wall_time = not (sim_time or config.lockstep)
         self._frame_id = arm.base_frame
         self._answer_ns = config.n_action_steps * to_ns(config.dt_s) if config.lockstep else 0
         self._plan = Plan(to_ns(config.blend_s), self._answer_ns,
@@ -67,7 +74,6 @@ class ChunkExecutor:
         """Allow motion, which begins at the measured pose, with the orientation measured there."""
         if not self._enabled and self._motion is not None:
             self._motion.forget_orientation()
-            self._astray = False
         self._enabled = True
 
     def disable(self) -> None:
@@ -96,7 +102,7 @@ class ChunkExecutor:
     def reset(self) -> None:
         """Begin an episode: brake, drop chunk and pose, and refuse older observations' chunks."""
         self._drop(self._reset_ns if self._now_ns is None else self._now_ns)
-        self._astray = False
+        self._astray &= not self._lockstep
         self.limits_acted.clear()
 
     @property
@@ -200,7 +206,7 @@ class ChunkExecutor:
         """Hold an arm that was moved, or stopped, by something else: where it is, at rest."""
         motion = self._motion
         if (motion is not None and motion.started and not self._stopping
-                and motion.distance(self._pose.value) > self._max_tracking_error):
+                and motion.is_astray(self._pose.value)):
             self._astray, self._following = True, None
             motion.begin(self._pose)
 
@@ -286,8 +292,9 @@ class ChunkExecutor:
         if motion is None:
             return None, status
         self._notice_pause(now_ns, steady_ns)
-        if status == Status.CONFLICT and not self._lockstep:
+        if self._conflict == Status.CONFLICT and not self._lockstep:
             self._forget_motion()
+            self._pose = None  # it may be old when the other node lets go
             return None, status
         if self._stopping and motion.started and not motion.at_rest:
             return motion.hold(now_ns), Status.STOPPING if status in MOVING else status
@@ -343,11 +350,14 @@ class ChunkExecutor:
 
     def _notice_pause(self, now_ns: int, steady_ns: int) -> None:
         """Begin anew where nothing was sent for long; only slowly where ROS time leapt ahead."""
-        acted_ns, self._acted_steady_ns = self._acted_steady_ns, steady_ns
+        passed_ns = steady_ns - self._acted_steady_ns
+        self._acted_steady_ns = steady_ns
+        if self._wall_time:
+            self._motion.passed_ns = max(passed_ns, self._min_step_ns)
         if (self._motion.elapsed_ns(now_ns) or 0) <= self._command_timeout_ns:
             return
         self._following = None
-        if self._lockstep or steady_ns - acted_ns > self._command_timeout_ns:
+        if self._lockstep or passed_ns > self._command_timeout_ns:
             self._forget_motion()
 
     def _drop(self, before_ns: int | None = None) -> None:

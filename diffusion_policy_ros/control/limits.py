@@ -44,6 +44,7 @@ class Limits:
         start_angular_speed: rad/s while the first target is approached.
         max_tracking_error: greatest distance, metres, of the measured pose from the commanded one;
             beyond it something else moves or stops the arm.
+        max_tracking_turn: likewise, the greatest angle, rad.
     """
 
     workspace_min: tuple[float, float, float]
@@ -57,11 +58,13 @@ class Limits:
     start_speed: float
     start_angular_speed: float
     max_tracking_error: float
+    max_tracking_turn: float
 
     def __post_init__(self) -> None:
         for name in ('max_speed', 'max_acceleration', 'max_angular_speed',
                      'max_angular_acceleration', 'max_start_jump', 'max_start_turn',
-                     'start_speed', 'start_angular_speed', 'max_tracking_error'):
+                     'start_speed', 'start_angular_speed', 'max_tracking_error',
+                     'max_tracking_turn'):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f'limits.{name} is {value}, expected a number above 0')
@@ -130,6 +133,11 @@ class Limiter:
     def within_workspace(self, position: np.ndarray) -> np.ndarray:
         """Return the allowed position (3,) that is nearest to a target."""
         return np.clip(position, self._lows, self._highs)
+
+    def is_faster(self, speed: float, angular_speed: float) -> bool:
+        """Return whether the last step was faster, in m/s on an axis or in rad/s."""
+        return (max(map(abs, self._velocity)) > speed * (1 + SLACK)
+                or _length(self._angular_velocity) > angular_speed * (1 + SLACK))
 
     def step(self, position: np.ndarray, quaternion: np.ndarray, dt_s: float,
              speed: float = math.inf, angular_speed: float = math.inf

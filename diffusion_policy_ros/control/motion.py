@@ -21,6 +21,8 @@ class Motion:
 
     Attributes:
         started: whether there is a commanded pose.
+        passed_ns: time on the steady clock for which the next step may move, however far ROS time
+            has gone on; None for any.
         approaching: whether the first target is still approached, at `start_speed`.
         gripper: closing effort that was last commanded, None before the first.
         limits_acted: how often each limit changed a target, the slow approach aside.
@@ -46,6 +48,7 @@ class Motion:
         self._orientation: np.ndarray | None = None
         self.limits_acted: Counter[str] = Counter()
         self.gripper: float | None = None
+        self.passed_ns: int | None = None
         self.drop()
 
     def drop(self) -> None:
@@ -86,9 +89,11 @@ class Motion:
         """Return the time since the last command; None before the first."""
         return None if self._last_ns is None else now_ns - self._last_ns
 
-    def distance(self, pose: np.ndarray) -> float:
-        """Return how far, in metres, a measured pose (7,) is from the commanded one."""
-        return float(np.linalg.norm(pose[:3] - self._limiter.position))
+    def is_astray(self, pose: np.ndarray) -> bool:
+        """Return whether a measured pose (7,) is too far from the commanded one."""
+        limits = self._limits
+        return (np.linalg.norm(pose[:3] - self._limiter.position) > limits.max_tracking_error
+                or rotation.angle(self._limiter.quaternion, pose[3:]) > limits.max_tracking_turn)
 
     def start_problem(self, pose: np.ndarray, position: np.ndarray,
                       quaternion: np.ndarray | None) -> bool:
@@ -119,11 +124,12 @@ class Motion:
                now_ns: int) -> Command:
         """Return the command for now on the way to a target."""
         step_ns = self._step_ns(now_ns)
-        limits = self._limits
-        slowly = ((limits.start_speed, limits.start_angular_speed) if self.approaching else ())
+        slow = self._limits.start_speed, self._limits.start_angular_speed
         _, _, acted = self._limiter.step(position, self._orientation_for(quaternion),
-                                         step_ns / NS_PER_S, *slowly)
-        if self.approaching:
+                                         step_ns / NS_PER_S, *(slow if self.approaching else ()))
+        if self.approaching and self._limiter.is_faster(*slow):  # still braking: begin then
+            self.approach(position, quaternion)
+        elif self.approaching:
             self._approach_ns -= step_ns
             self.approaching = bool(acted) and self._approach_ns > 0
         else:
@@ -146,7 +152,10 @@ class Motion:
 
     def _step_ns(self, now_ns: int) -> int:
         step_ns = self._period_ns if self._last_ns is None else now_ns - self._last_ns
-        return step_ns if self._longest_step_ns is None else min(step_ns, self._longest_step_ns)
+        for longest_ns in (self._longest_step_ns, self.passed_ns):
+            if longest_ns is not None:
+                step_ns = min(step_ns, longest_ns)
+        return step_ns
 
     def _command(self, now_ns: int) -> Command:
         self._last_ns = now_ns

@@ -69,7 +69,7 @@ class ChunkExecutorNode(Node):
         arm = load_arm(find(config.arm))
         self._arm = replace(arm, base_frame=config.frame_prefix + arm.base_frame)
         self._has_gripper = self._arm.gripper.type != 'none'
-        self._core = ChunkExecutor(config, self._arm)
+        self._core = ChunkExecutor(config, self._arm, self.get_parameter('use_sim_time').value)
         self._chunk_halves, self._teleop_halves = StampPairing(), StampPairing()
         self._output = TargetOutput(self, self._arm.gripper)
         self._guard = Guard(self.get_logger().warning)

@@ -49,9 +49,9 @@ class InputCheck:
         """Take note of a camera's size."""
         self._sizes[stream] = height, width
 
-    def begin_episode(self) -> None:
-        """Forget the stamps: the step to the next one is no period, and no silence."""
-        self._seen_steady_ns.clear()
+    def begin_episode(self, steady_ns: int) -> None:
+        """Forget the stamps: the step to the next one is no period; silence counts from now."""
+        self._seen_steady_ns = dict.fromkeys(self._seen_steady_ns, steady_ns)
         self._stamps = {stream: deque(maxlen=N_PERIODS + 1) for stream in self._stamps}
 
     def differences(self, steady_ns: int) -> list[str] | None:

@@ -251,7 +251,7 @@ class PolicyNode(LifecycleNode):
 
     def _reset(self) -> str:
         if self._state in ('inactive', 'active'):
-            self._check.begin_episode()
+            self._check.begin_episode(time.monotonic_ns())
             self._predictor.reset(self.get_parameter('seed').value)
         return 'a new episode begins'
 

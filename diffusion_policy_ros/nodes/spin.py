@@ -72,8 +72,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None,
         _finish(node, executor)
     except Exception as error:
         if node is not None and executor.get_nodes():
-            with contextlib.suppress(Exception):
-                _finish(node, executor)  # whatever broke, the arm is braked
+            _finish(node, executor, but=Exception)  # whatever broke, the arm is braked
             raise
         if not isinstance(error, ValueError):
             raise
@@ -91,11 +90,14 @@ def _name(node: Node | None) -> str:
     return '' if node is None else f'{node.get_fully_qualified_name()}: '
 
 
-def _finish(node: Node, executor: Executor) -> None:
+def _finish(node: Node, executor: Executor, but: type[Exception] | tuple[()] = ()) -> None:
+    """Spin until the node has finished, whatever is raised of what `but` names."""
     finish = getattr(node, 'finish', None)
-    deadline = time.monotonic() + FINISH_TIMEOUT_S
-    while finish is not None and rclpy.ok() and not finish() and time.monotonic() < deadline:
-        executor.spin_once(timeout_sec=0.01)
+    deadline, finished = time.monotonic() + FINISH_TIMEOUT_S, finish is None
+    while not finished and rclpy.ok() and time.monotonic() < deadline:
+        with contextlib.suppress(but):
+            if not (finished := finish()):
+                executor.spin_once(timeout_sec=0.01)
 
 
 class _StopSignals:

@@ -36,7 +36,7 @@ LIMITS = {
     'workspace_min': [-1.0, -1.0, -1.0], 'workspace_max': [1.0, 1.0, 1.0], 'max_speed': 0.5,
     'max_acceleration': 2.0, 'max_angular_speed': 1.0, 'max_angular_acceleration': 10.0,
     'max_start_jump': 0.3, 'max_start_turn': 0.5, 'start_speed': 0.2, 'start_angular_speed': 0.2,
-    'max_tracking_error': 0.1}
+    'max_tracking_error': 0.1, 'max_tracking_turn': 0.5}
 ARM = {'base_frame': 'base', 'ee_frame': 'hand', 'limits': LIMITS,
        'gripper': {'command_open': 0.08, 'command_closed': 0.0}}
 LOCKSTEP = {'lockstep': True, 'n_action_steps': N_ACTION_STEPS, 'dt_s': DT_NS / NS_PER_S,

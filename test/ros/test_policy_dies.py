@@ -22,7 +22,7 @@ ARM = {'base_frame': 'base', 'ee_frame': 'hand', 'limits': {
     'workspace_min': [-1.0, -1.0, -1.0], 'workspace_max': [1.0, 1.0, 1.0], 'max_speed': 0.5,
     'max_acceleration': 5.0, 'max_angular_speed': 1.0, 'max_angular_acceleration': 10.0,
     'max_start_jump': 0.5, 'max_start_turn': 3.0, 'start_speed': 0.5, 'start_angular_speed': 1.0,
-    'max_tracking_error': 1.0}}
+    'max_tracking_error': 1.0, 'max_tracking_turn': 3.0}}
 
 
 class Arm:

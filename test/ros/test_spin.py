@@ -33,3 +33,32 @@ def test_raw_images_fit_into_shared_memory_unless_the_user_has_profiles(tmp_path
     found = subprocess.run([sys.executable, '-c', LARGEST_SEGMENT], env=environment,
                            capture_output=True, text=True, check=True)
     assert (int(found.stdout) > 8 * 640 * 480 * 3) == fits, found.stderr
+
+
+BREAKS = """
+from rclpy.node import Node
+from diffusion_policy_ros.nodes.spin import run
+
+class Broken(Node):
+    def __init__(self):
+        super().__init__('broken')
+        self.holds = 0
+        self.create_timer(0.01, self.tick)
+
+    def tick(self):
+        raise ZeroDivisionError
+
+    def finish(self):
+        self.holds += 1
+        if self.holds == 20:
+            print('stands', flush=True)
+        return self.holds == 20
+
+run(Broken)
+"""
+
+
+def test_a_node_that_breaks_again_and_again_still_finishes():
+    done = subprocess.run([sys.executable, '-c', BREAKS], capture_output=True, text=True)
+    assert done.stdout == 'stands\n'
+    assert done.returncode == 1 and done.stderr.strip().endswith('ZeroDivisionError')
