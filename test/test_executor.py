@@ -605,6 +605,20 @@ def test_a_leap_of_ros_time_goes_on_without_a_jerk(leap):
     assert_within_limits(robot.sent)
 
 
+def test_a_leap_of_a_simulators_time_begins_anew_at_the_measured_pose():
+    robot = Robot()
+    robot.executor = ChunkExecutor(ExecutorConfig(blend_s=0.0), ARM, sim_time=True)
+    robot.executor.enable()
+    robot.track((0.1, 0.0, 0.0), steps=5)
+    robot.now += 2 * S
+    robot.position = start = HOME - 0.05  # where the next episode begins
+    robot.run(3)
+    assert len(robot.sent) == 5
+    robot.push(chunk(robot.now, start))
+    command, _ = robot.run(1)
+    np.testing.assert_allclose(command.position, start, atol=1e-12)
+
+
 def test_a_leap_of_ros_time_without_a_new_pose_brakes():
     robot = Robot()
     moving(robot)

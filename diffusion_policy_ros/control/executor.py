@@ -219,7 +219,8 @@ class ChunkExecutor:
             return Status.TELEOP if pose_is_fresh else Status.NO_POSE
         if self._plan.chunk is None:
             return Status.NO_CHUNK if pose_is_fresh else Status.NO_POSE
-        if steady_ns - self._live_steady_ns > self._command_timeout_ns:
+        if max(steady_ns - self._live_steady_ns,
+               now_ns - self._plan.chunk.end_ns) > self._command_timeout_ns:
             return Status.HELD
         if not pose_is_fresh:
             return Status.NO_POSE
@@ -349,7 +350,12 @@ class ChunkExecutor:
             self._motion.drop()
 
     def _notice_pause(self, now_ns: int, steady_ns: int) -> None:
-        """Begin anew where nothing was sent for long; only slowly where ROS time leapt ahead."""
+        """
+        Begin anew where nothing was sent for long.
+
+        Where ROS time leapt ahead that is an episode's end in a simulator, whose arm is elsewhere
+        then; a clock that is set moves no arm, and motion only goes on slowly.
+        """
         passed_ns = steady_ns - self._acted_steady_ns
         self._acted_steady_ns = steady_ns
         if self._wall_time:
@@ -357,7 +363,7 @@ class ChunkExecutor:
         if (self._motion.elapsed_ns(now_ns) or 0) <= self._command_timeout_ns:
             return
         self._following = None
-        if self._lockstep or passed_ns > self._command_timeout_ns:
+        if not self._wall_time or passed_ns > self._command_timeout_ns:
             self._forget_motion()
 
     def _drop(self, before_ns: int | None = None) -> None:
