@@ -219,8 +219,10 @@ class ChunkExecutor:
             return Status.TELEOP if pose_is_fresh else Status.NO_POSE
         if self._plan.chunk is None:
             return Status.NO_CHUNK if pose_is_fresh else Status.NO_POSE
-        if max(steady_ns - self._live_steady_ns,
-               now_ns - self._plan.chunk.end_ns) > self._command_timeout_ns:
+        past_ns = steady_ns - self._live_steady_ns
+        if self._paused(now_ns):
+            past_ns = max(past_ns, now_ns - self._plan.chunk.end_ns)
+        if past_ns > self._command_timeout_ns:
             return Status.HELD
         if not pose_is_fresh:
             return Status.NO_POSE
@@ -349,6 +351,9 @@ class ChunkExecutor:
         if self._motion is not None:
             self._motion.drop()
 
+    def _paused(self, now_ns: int) -> bool:
+        return (self._motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns
+
     def _notice_pause(self, now_ns: int, steady_ns: int) -> None:
         """
         Begin anew where nothing was sent for long.
@@ -360,7 +365,7 @@ class ChunkExecutor:
         self._acted_steady_ns = steady_ns
         if self._wall_time:
             self._motion.passed_ns = max(passed_ns, self._min_step_ns)
-        if (self._motion.elapsed_ns(now_ns) or 0) <= self._command_timeout_ns:
+        if not self._paused(now_ns):
             return
         self._following = None
         if not self._wall_time or passed_ns > self._command_timeout_ns:
