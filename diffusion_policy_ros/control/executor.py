@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
@@ -177,6 +178,8 @@ class ChunkExecutor:
         if advanced:
             self._now_ns = now_ns
         self._watch(now_ns, steady_ns, advanced)
+        if self._motion is not None and advanced:
+            self._forget_a_chunk_left_behind(now_ns)
         if self._lockstep:
             command, self.status = self._answer(now_ns, steady_ns)
         else:
@@ -210,6 +213,14 @@ class ChunkExecutor:
             self._astray, self._following = True, None
             motion.begin(self._pose)
 
+    def _forget_a_chunk_left_behind(self, now_ns: int) -> None:
+        """Follow no chunk that a leap of ROS time has put into the past."""
+        chunk = self._plan.chunk
+        if (chunk is not None
+                and (self._motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns
+                and now_ns - chunk.end_ns > self._command_timeout_ns):
+            self._plan.chunk = None
+
     def _wanted(self, now_ns: int, steady_ns: int) -> Status:
         blocked = self._blocked()
         if blocked is not None:
@@ -219,10 +230,7 @@ class ChunkExecutor:
             return Status.TELEOP if pose_is_fresh else Status.NO_POSE
         if self._plan.chunk is None:
             return Status.NO_CHUNK if pose_is_fresh else Status.NO_POSE
-        past_ns = steady_ns - self._live_steady_ns
-        if self._paused(now_ns):
-            past_ns = max(past_ns, now_ns - self._plan.chunk.end_ns)
-        if past_ns > self._command_timeout_ns:
+        if steady_ns - self._live_steady_ns > self._command_timeout_ns:
             return Status.HELD
         if not pose_is_fresh:
             return Status.NO_POSE
@@ -255,7 +263,7 @@ class ChunkExecutor:
         if command is not None:
             self._answered_ns = t_ns
             if command.gripper is None and self._has_gripper:
-                command = _with_gripper(command, NEUTRAL_EFFORT)
+                command = replace(command, gripper=NEUTRAL_EFFORT)
         return command, status
 
     def _wanted_in_lockstep(self, t_ns: int, steady_ns: int) -> Status:
@@ -351,21 +359,18 @@ class ChunkExecutor:
         if self._motion is not None:
             self._motion.drop()
 
-    def _paused(self, now_ns: int) -> bool:
-        return (self._motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns
-
     def _notice_pause(self, now_ns: int, steady_ns: int) -> None:
         """
         Begin anew where nothing was sent for long.
 
-        Where ROS time leapt ahead that is an episode's end in a simulator, whose arm is elsewhere
-        then; a clock that is set moves no arm, and motion only goes on slowly.
+        A simulator's time leaps where an episode ends, and its arm is elsewhere then; a clock that
+        is set moves no arm, and motion only goes on slowly.
         """
         passed_ns = steady_ns - self._acted_steady_ns
         self._acted_steady_ns = steady_ns
         if self._wall_time:
             self._motion.passed_ns = max(passed_ns, self._min_step_ns)
-        if not self._paused(now_ns):
+        if (self._motion.elapsed_ns(now_ns) or 0) <= self._command_timeout_ns:
             return
         self._following = None
         if not self._wall_time or passed_ns > self._command_timeout_ns:
@@ -394,8 +399,3 @@ class ChunkExecutor:
     def _count(self, problem: str) -> str:
         self.refused[problem.partition(':')[0]] += 1
         return problem
-
-
-def _with_gripper(command: Command, gripper: float) -> Command:
-    return Command(command.stamp_ns, command.position, command.quaternion, gripper,
-                   command.frame_id)
