@@ -191,7 +191,14 @@ def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str,
                 raise RuntimeError(f'~/{name}: {future.result()}')
             return future.result().message
 
-        call(Trigger, 'start', Trigger.Request())
+        while True:  # until the recorder, too, has found every publisher
+            try:
+                call(Trigger, 'start', Trigger.Request())
+                break
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                rclpy.spin_once(source.node, timeout_sec=0.1)
         late_s = source.run()
         memory_mb = _peak_mb(process.pid)
         began = time.monotonic()
