@@ -127,6 +127,13 @@ def assert_comes_to_rest(sent):
     np.testing.assert_allclose(speeds(sent)[-1], 0.0, atol=1e-9)
 
 
+def assert_begins_at(robot, start):
+    """Check that the next command lies where the arm is measured."""
+    robot.push(chunk(robot.now, start))
+    command, _ = robot.run(1)
+    np.testing.assert_allclose(command.position, start, atol=1e-12)
+
+
 # Nothing moves that must not move
 
 def test_disabled_by_default_and_moves_nothing():
@@ -614,9 +621,7 @@ def test_a_leap_of_a_simulators_time_begins_anew_at_the_measured_pose():
     robot.position = start = HOME - 0.05  # where the next episode begins
     robot.run(3)
     assert len(robot.sent) == 5
-    robot.push(chunk(robot.now, start))
-    command, _ = robot.run(1)
-    np.testing.assert_allclose(command.position, start, atol=1e-12)
+    assert_begins_at(robot, start)
 
 
 def test_a_leap_of_ros_time_without_a_new_pose_brakes():
@@ -878,9 +883,7 @@ def test_nothing_is_sent_while_another_node_commands_the_arm(halt):
     robot.executor.conflict(None)
     robot.executor.clear_halt()
     assert len(robot.sent) == sent
-    robot.push(chunk(robot.now, start))
-    command, _ = robot.run(1)
-    np.testing.assert_allclose(command.position, start, atol=1e-12)
+    assert_begins_at(robot, start)
 
 
 def test_while_two_policies_lead_the_arm_it_is_held():

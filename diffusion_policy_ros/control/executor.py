@@ -10,7 +10,7 @@ import numpy as np
 from diffusion_policy_ros.control.arm import ArmConfig
 from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.motion import Motion, NEUTRAL_EFFORT
-from diffusion_policy_ros.control.plan import Plan, pose_problem
+from diffusion_policy_ros.control.plan import frame_problem, Plan, pose_problem
 from diffusion_policy_ros.control.teleop import Teleop
 from diffusion_policy_ros.datatypes import (
     Chunk, Command, NS_PER_S, Observation, Status, to_ns,
@@ -118,10 +118,8 @@ class ChunkExecutor:
 
     def push_pose(self, observation: Observation) -> str | None:
         """Take the measured pose; return None, or why it was refused."""
-        problem = pose_problem(observation.value)
-        if problem is None and observation.frame_id != self._frame_id:
-            problem = (f'frame: ee_pose is in {observation.frame_id!r}, expected '
-                       f"{self._frame_id!r}, the arm's base_frame")
+        problem = pose_problem(observation.value) or frame_problem(
+            'ee_pose is', observation.frame_id, self._frame_id)
         if problem is not None:
             return self._count(problem)
         if self._lockstep:
@@ -178,8 +176,6 @@ class ChunkExecutor:
         if advanced:
             self._now_ns = now_ns
         self._watch(now_ns, steady_ns, advanced)
-        if self._motion is not None and advanced:
-            self._forget_a_chunk_left_behind(now_ns)
         if self._lockstep:
             command, self.status = self._answer(now_ns, steady_ns)
         else:
@@ -196,6 +192,8 @@ class ChunkExecutor:
                 self._follow_an_arm_astray()
         if advanced:
             self._tick_steady_ns = steady_ns
+            if self._paused(now_ns):
+                self._plan.forget_past(now_ns - self._command_timeout_ns)
             if self._plan.ahead(now_ns):
                 self._live_steady_ns = steady_ns
 
@@ -213,13 +211,10 @@ class ChunkExecutor:
             self._astray, self._following = True, None
             motion.begin(self._pose)
 
-    def _forget_a_chunk_left_behind(self, now_ns: int) -> None:
-        """Follow no chunk that a leap of ROS time has put into the past."""
-        chunk = self._plan.chunk
-        if (chunk is not None
-                and (self._motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns
-                and now_ns - chunk.end_ns > self._command_timeout_ns):
-            self._plan.chunk = None
+    def _paused(self, now_ns: int) -> bool:
+        """Return whether the last command is long past in ROS time."""
+        return (self._motion is not None
+                and (self._motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns)
 
     def _wanted(self, now_ns: int, steady_ns: int) -> Status:
         blocked = self._blocked()
@@ -318,7 +313,7 @@ class ChunkExecutor:
         position, quaternion, gripper = self._target(status, now_ns)
         source = Status.TELEOP if status == Status.TELEOP else Status.TRACKING
         if self._following != source:
-            if motion.start_problem(self._pose.value, position, quaternion):
+            if motion.is_far(self._pose.value, position, quaternion):
                 return self._hold(Status.START_REFUSED, now_ns)
             self._begin()
             motion.approach(position, quaternion)
@@ -370,7 +365,7 @@ class ChunkExecutor:
         self._acted_steady_ns = steady_ns
         if self._wall_time:
             self._motion.passed_ns = max(passed_ns, self._min_step_ns)
-        if (self._motion.elapsed_ns(now_ns) or 0) <= self._command_timeout_ns:
+        if not self._paused(now_ns):
             return
         self._following = None
         if not self._wall_time or passed_ns > self._command_timeout_ns:

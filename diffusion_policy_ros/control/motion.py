@@ -95,8 +95,8 @@ class Motion:
         return (np.linalg.norm(pose[:3] - self._limiter.position) > limits.max_tracking_error
                 or rotation.angle(self._limiter.quaternion, pose[3:]) > limits.max_tracking_turn)
 
-    def start_problem(self, pose: np.ndarray, position: np.ndarray,
-                      quaternion: np.ndarray | None) -> bool:
+    def is_far(self, pose: np.ndarray, position: np.ndarray,
+               quaternion: np.ndarray | None) -> bool:
         """Return whether a first target is too far from the measured pose (7,)."""
         position = self._limiter.within_workspace(position)
         orientation = self._orientation_for(quaternion)

@@ -37,10 +37,14 @@ def target_problem(position: np.ndarray, quaternion: np.ndarray | None,
     if quaternion is not None and not rotation.is_unit(quaternion):
         lengths = np.linalg.norm(quaternion, axis=-1).round(4).tolist()
         return f'quaternion: length {lengths}, expected 1'
-    if frame_id != frame_expected:
-        return (f'frame: targets are in {frame_id!r}, expected {frame_expected!r}, '
-                "the arm's base_frame")
-    return None
+    return frame_problem('targets are', frame_id, frame_expected)
+
+
+def frame_problem(what: str, frame_id: str, frame_expected: str) -> str | None:
+    """Return what is wrong with the frame that something is given in, 'ee_pose is' say."""
+    if frame_id == frame_expected:
+        return None
+    return f"frame: {what} in {frame_id!r}, expected {frame_expected!r}, the arm's base_frame"
 
 
 def pose_problem(pose: np.ndarray) -> str | None:
@@ -92,6 +96,11 @@ class Plan:
         self._before_ns = before_ns
         self._newest_ns: int | None = None
         self._refused_ns: int | None = None
+
+    def forget_past(self, before_ns: int) -> None:
+        """Drop the chunk where its last point was due before a moment."""
+        if self.chunk is not None and self.chunk.end_ns < before_ns:
+            self.chunk = None
 
     def take(self, chunk: Chunk, now_ns: int, frame_id: str, follow: bool) -> str | None:
         """
