@@ -21,3 +21,9 @@ def wilson_interval(n_success: int, n_episodes: int) -> tuple[float, float]:
     spread = Z_95 * math.sqrt(rate * (1 - rate) / n_episodes + z2 / (4 * n_episodes ** 2))
     scale = 1 + z2 / n_episodes
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def percent(interval: tuple[float, float]) -> str:
+    """Return an interval of rates as `93.0-99.4 %`."""
+    low, high = (100 * bound for bound in interval)
+    return f'{low:.1f}-{high:.1f} %'

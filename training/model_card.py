@@ -28,6 +28,7 @@ from diffusion_policy_ros.policy.checkpoint_config import (
     read_checkpoint_config,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.statistics import percent
 from diffusion_policy_ros.typed import differences
 
 
@@ -96,12 +97,6 @@ class Provenance:
     step: int
     data: dict[str, Any]
     training: dict[str, Any]
-
-
-def percent(wilson95: tuple[float, float]) -> str:
-    """Return `93.0-99.4 %`."""
-    low, high = (100 * bound for bound in wilson95)
-    return f'{low:.1f}-{high:.1f} %'
 
 
 def card(config: CheckpointConfig, result: Evaluation, variants: dict[str, Variant],

@@ -25,7 +25,7 @@ import numpy as np
 from result_files import parse, read
 
 from diffusion_policy_ros.sim.tasks import check_task, data_set_name
-from diffusion_policy_ros.statistics import wilson_interval
+from diffusion_policy_ros.statistics import percent, wilson_interval
 
 START = re.compile(r'^<!-- report: ([\w.-]+) -->\s*?\n', re.MULTILINE)
 END = re.compile(r'^<!-- end report -->', re.MULTILINE)
@@ -156,8 +156,7 @@ def cell(results: Iterable[Result]) -> str:
     """Return `48/50 (86.5-98.9 %)`, of all their episodes."""
     counts = [(result.n_success, result.n_episodes) for result in results]
     n_success, n_episodes = map(sum, zip(*counts, strict=True))
-    low, high = (100 * bound for bound in wilson_interval(n_success, n_episodes))
-    return f'{n_success}/{n_episodes} ({low:.1f}-{high:.1f} %)'
+    return f'{n_success}/{n_episodes} ({percent(wilson_interval(n_success, n_episodes))})'
 
 
 def mean_cell(results: Collection[Result], n_tasks: int) -> str:
