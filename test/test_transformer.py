@@ -131,6 +131,18 @@ def test_adaln_zero_begins_as_the_identity():
                                    tokens)
 
 
+def test_weights_begin_as_mingpts_and_as_dits():
+    for conditioning in CONDITIONINGS:
+        model = DiffusionTransformer(ACTION_DIM, CONDITION_DIM, TO, TP,
+                                     TransformerConfig(n_layers=2, conditioning=conditioning))
+        key_value, first = model.blocks[0].attention.key_value, model.blocks[0].feed_forward[0]
+        for layer in (key_value, first):
+            glorot = (2 / (layer.in_features + layer.out_features)) ** 0.5
+            expected = 0.02 if conditioning == 'cross_attention' else glorot
+            assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
+            assert torch.count_nonzero(layer.bias) == 0
+
+
 def test_without_positions_and_mask_steps_are_alike():
     model = transformer(conditioning='adaln_zero', causal=False)
     nn.init.zeros_(model.position)

@@ -152,9 +152,13 @@ class DiffusionTransformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
+        """Draw weights as Chi et al. (minGPT's) or, for adaLN-Zero, Peebles & Xie (Glorot's)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_STD)
+                if self.crossing:
+                    nn.init.normal_(module.weight, std=INIT_STD)
+                else:
+                    nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.position, std=INIT_STD)
         if self.crossing:
