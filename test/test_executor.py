@@ -767,6 +767,14 @@ def test_after_an_interruption_the_command_goes_on_without_a_step(interrupt):
 
 # Something else moves the arm
 
+def elsewhere(robot, position, quaternion=UPRIGHT, steps=8):
+    """Go on for some periods with an arm that stays where it is, whatever it is told."""
+    for _ in range(steps):
+        robot.position, robot.quaternion = position, quaternion
+        command, status = robot.run(1)
+    return command, status
+
+
 @pytest.mark.parametrize('status', [Status.TRACKING, Status.HELD, Status.HALTED])
 def test_an_arm_that_is_moved_away_is_held_where_it_is_until_clear_halt(status):
     robot = Robot()
@@ -777,10 +785,10 @@ def test_an_arm_that_is_moved_away_is_held_where_it_is_until_clear_halt(status):
         robot.executor.halt()
         robot.run(5)
     assert robot.statuses[-1] == status
-    for _ in range(4):  # guided by hand, half a metre in all
-        robot.position = robot.position + [0.0, 0.12, 0.0]
+    held = robot.position + [0.0, 0.48, 0.0]
+    for k in range(16):  # guided by hand, half a metre in all, and let go
+        robot.position = held - [0.0, 0.12 * max(3 - k, 0), 0.0]
         robot.run(1)
-    held = robot.sent[-1].position
     robot.push(chunk(robot.now, held))
     command, now = robot.run(10)
     assert now == (Status.HALTED if status == Status.HALTED else Status.ASTRAY)
@@ -805,15 +813,15 @@ def test_the_command_is_never_further_from_an_arm_that_stands_still_than_allowed
         command, _ = robot.step()
         furthest = max(furthest, abs(command.position[0] - HOME[0]))
     assert robot.statuses[-1] == Status.ASTRAY
-    assert furthest <= LIMITS.max_tracking_error + LIMITS.max_speed * PERIOD / S
+    braking = LIMITS.max_speed ** 2 / (2 * LIMITS.max_acceleration)
+    assert furthest <= LIMITS.max_tracking_error + braking + LIMITS.max_speed * PERIOD / S
     np.testing.assert_array_equal(robot.sent[-1].position, HOME)
 
 
 def test_only_clear_halt_lets_an_arm_move_that_was_moved():
     robot = Robot()
     robot.track(steps=2)
-    robot.position = HOME + 0.2
-    assert robot.run(1)[1] == Status.ASTRAY
+    assert elsewhere(robot, HOME + 0.2)[1] == Status.ASTRAY
     for lift in (robot.executor.reset, robot.executor.disable, robot.executor.enable):
         lift()
         robot.run(2)
@@ -827,11 +835,40 @@ def test_only_clear_halt_lets_an_arm_move_that_was_moved():
 def test_a_hand_that_is_turned_by_something_else_is_held_where_it_is():
     robot = Robot()
     robot.track(steps=5)
-    robot.quaternion = np.array([1.0, 0.0, 0.0, 0.0])
-    turned = robot.quaternion
-    command, status = robot.run(1)
+    turned = np.array([1.0, 0.0, 0.0, 0.0])
+    command, status = elsewhere(robot, HOME, turned)
     assert status == Status.ASTRAY
     np.testing.assert_allclose(command.quaternion, turned)
+
+
+@pytest.mark.parametrize('wrong', [[0.0, 0.0, 0.0], [0.2, 0.3, 0.4]])
+@pytest.mark.parametrize('every', [0, 2])
+def test_one_wrong_pose_moves_nothing(wrong, every):
+    """A driver's first zeros; or every other pose, where a second arm publishes on the topic."""
+    robot = Robot()
+    robot.track((0.3, 0.0, 0.0))
+    for k in range(30):
+        there = robot.position
+        if k == 0 or every and k % every == 0:
+            robot.position = np.array(wrong)
+        robot.now += PERIOD
+        robot.steady += PERIOD
+        robot.pose()
+        robot.position = there
+        robot.step()
+    assert robot.statuses[-1] == Status.ASTRAY
+    assert_within_limits(robot.sent)
+    np.testing.assert_array_equal(robot.sent[-1].position, robot.sent[-2].position)
+
+
+def test_no_command_goes_to_where_the_arm_cannot_be():
+    """A driver that has lost its arm and says zeros from now on."""
+    robot = Robot(replace(ARM, limits=replace(LIMITS, workspace_min=(-1.0, -1.0, 0.25),
+                                              max_start_jump=0.1)))
+    robot.track(steps=5)
+    command, status = elsewhere(robot, np.zeros(3))
+    assert status == Status.ASTRAY
+    np.testing.assert_array_equal(command.position, HOME)
 
 
 @pytest.mark.parametrize('behind', [0.0, 0.03, 0.1])

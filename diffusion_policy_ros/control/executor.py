@@ -189,7 +189,7 @@ class ChunkExecutor:
         if self._pose_is_new:
             self._pose_is_new, self._pose_steady_ns = False, steady_ns
             if self._pose_is_fresh(now_ns, steady_ns):
-                self._follow_an_arm_astray()
+                self._notice_an_arm_astray(steady_ns)
         if advanced:
             self._tick_steady_ns = steady_ns
             if self._paused(now_ns):
@@ -203,13 +203,12 @@ class ChunkExecutor:
         return (steady_ns - self._pose_steady_ns <= self._pose_timeout_ns
                 and abs(now_ns - self._pose.stamp_ns) <= self._pose_timeout_ns)
 
-    def _follow_an_arm_astray(self) -> None:
-        """Hold an arm that was moved, or stopped, by something else: where it is, at rest."""
+    def _notice_an_arm_astray(self, steady_ns: int) -> None:
+        """Hold an arm that was moved, or stopped, by something else."""
         motion = self._motion
         if (motion is not None and motion.started and not self._stopping
-                and motion.is_astray(self._pose.value)):
+                and motion.is_astray(self._pose, steady_ns)):
             self._astray, self._following = True, None
-            motion.begin(self._pose)
 
     def _paused(self, now_ns: int) -> bool:
         """Return whether the last command is long past in ROS time."""

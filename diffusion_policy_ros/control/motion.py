@@ -13,6 +13,8 @@ from diffusion_policy_ros.datatypes import Command, NS_PER_S, Observation
 
 NEUTRAL_EFFORT = 0.0
 """Neither opens nor closes; only where an answer is due before any effort was ever commanded."""
+ELSEWHERE_NS = NS_PER_S // 10
+"""For so long must measured poses agree that the arm is elsewhere before the command goes there."""
 
 
 class Motion:
@@ -58,6 +60,8 @@ class Motion:
         self._approach_ns = 0
         self._last_ns: int | None = None
         self._frame_id = ''
+        self._elsewhere: np.ndarray | None = None
+        self._elsewhere_since_ns = 0
 
     def forget_time(self) -> None:
         """Count the next step as one period long: the clock was set back."""
@@ -89,11 +93,32 @@ class Motion:
         """Return the time since the last command; None before the first."""
         return None if self._last_ns is None else now_ns - self._last_ns
 
-    def is_astray(self, pose: np.ndarray) -> bool:
-        """Return whether a measured pose (7,) is too far from the commanded one."""
+    def is_astray(self, pose: Observation, steady_ns: int) -> bool:
+        """
+        Return whether a measured pose is too far from the commanded one.
+
+        Motion begins anew, at rest, where the arm is, once poses have agreed on that for a while
+        and it is no further outside the workspace than a start may be: one wrong pose moves
+        nothing, nor does one that the arm can't be at.
+        """
+        found, last = pose.value, self._elsewhere
+        if not self._apart(np.append(self._limiter.position, self._limiter.quaternion), found):
+            self._elsewhere = None
+            return False
+        if last is None or self._apart(last, found):
+            self._elsewhere_since_ns = steady_ns
+        self._elsewhere = found
+        outside = np.linalg.norm(found[:3] - self._limiter.within_workspace(found[:3]))
+        if (steady_ns - self._elsewhere_since_ns >= ELSEWHERE_NS
+                and outside <= self._limits.max_start_jump):
+            self.begin(pose)
+        return True
+
+    def _apart(self, one: np.ndarray, other: np.ndarray) -> bool:
+        """Return whether an arm can't be at both of two poses (7,) at a time."""
         limits = self._limits
-        return (np.linalg.norm(pose[:3] - self._limiter.position) > limits.max_tracking_error
-                or rotation.angle(self._limiter.quaternion, pose[3:]) > limits.max_tracking_turn)
+        return (np.linalg.norm(one[:3] - other[:3]) > limits.max_tracking_error
+                or rotation.angle(one[3:], other[3:]) > limits.max_tracking_turn)
 
     def is_far(self, pose: np.ndarray, position: np.ndarray,
                quaternion: np.ndarray | None) -> bool:
