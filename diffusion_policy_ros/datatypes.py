@@ -133,6 +133,7 @@ class Status(Enum):
 
     DISABLED = 'Disabled: nothing is sent until ~/enable is called.'
     NO_LIMITS = "The arm's YAML states no limits: nothing is sent."
+    NO_TIME = 'Waiting for /clock, since use_sim_time is true: nothing is sent.'
     NO_POSE = 'Waiting for the measured ee_pose.'
     NO_CHUNK = 'Waiting for a chunk.'
     STARTING = 'Approaching the first target slowly from the measured pose.'

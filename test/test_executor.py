@@ -188,16 +188,6 @@ def test_without_a_pose_or_a_chunk_nothing_is_sent():
     assert robot.sent == []
 
 
-def test_while_ros_time_is_zero_nothing_is_sent():
-    robot = Robot()
-    robot.now = 0
-    robot.pose(stamp=100 * S)
-    robot.push(chunk(1))
-    for _ in range(5):
-        robot.steady += PERIOD
-        assert robot.step()[0] is None
-
-
 # Following
 
 def test_a_feasible_chunk_is_followed_to_the_bit():

@@ -8,8 +8,10 @@ from hypothesis import given, strategies
 import numpy as np
 import pytest
 
+from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.jog import Jog, JogConfig
 from diffusion_policy_ros.control.rotation import difference
+from diffusion_policy_ros.nodes.resources import config_folder
 
 HERE = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0])
 HELD = [0, 0, 0, 0, 0, 1, 0, 0]
@@ -50,7 +52,7 @@ def test_motion_begins_at_the_measured_pose_and_goes_at_the_speed_of_the_stick(j
 
 
 def test_each_axis_moves_its_own_way_and_a_negative_scale_turns_it_round():
-    jog = Jog(JogConfig(linear_scale=(0.1, -0.2, 0.3)))
+    jog = Jog(JogConfig(linear_scale=(0.1, -0.2, 0.3), max_lead_m=0.05))
     jog.read(axes(a0=1.0, a4=-1.0), HELD)
     jog.step(HERE, 0.1)
     np.testing.assert_allclose(jog.step(HERE, 0.1)[0] - HERE[:3], [0, -0.02, -0.03])
@@ -138,7 +140,7 @@ def test_a_turn_goes_on_until_the_hand_is_held_back(jog):
     jog.read(axes(a3=1.0), HELD)
     for _ in range(100):
         _, quaternion = jog.step(HERE, 0.02)
-    np.testing.assert_allclose(quaternion, [0, 0, math.sin(0.1), math.cos(0.1)])
+    np.testing.assert_allclose(quaternion, [0, 0, math.sin(0.075), math.cos(0.075)])
 
 
 @pytest.mark.parametrize('state, expected', [
@@ -181,3 +183,10 @@ def test_the_gripper_button_does_nothing_between_a_release_from_outside_and_a_ne
 def test_three_axes_are_expected():
     with pytest.raises(ValueError, match=r'linear_axes is \[1, 0\], expected three numbers'):
         JogConfig(linear_axes=(1, 0))
+
+
+def test_a_hand_that_is_held_back_is_not_astray():
+    """By default the target stays nearer to the hand than an arm's command may get."""
+    limits, jog = load_arm(config_folder() / 'arms/example.yaml').limits, JogConfig()
+    assert jog.max_lead_m < 0.8 * limits.max_tracking_error
+    assert jog.max_lead_rad < 0.8 * limits.max_tracking_turn

@@ -112,6 +112,19 @@ class ChunkExecutor:
         return self._enabled
 
     @property
+    def blocked(self) -> Status | None:
+        """What keeps the arm from being moved, whatever targets there are; None for nothing."""
+        if self._motion is None:
+            return Status.NO_LIMITS
+        if not self._enabled:
+            return Status.DISABLED
+        if self._conflict is not None:
+            return self._conflict
+        if self._halted:
+            return Status.HALTED
+        return Status.ASTRAY if self._astray else None
+
+    @property
     def limits_acted(self) -> Counter[str]:
         """How often each limit changed a target since `reset`, the slow approach aside."""
         return Counter() if self._motion is None else self._motion.limits_acted
@@ -216,7 +229,7 @@ class ChunkExecutor:
                 and (self._motion.elapsed_ns(now_ns) or 0) > self._command_timeout_ns)
 
     def _wanted(self, now_ns: int, steady_ns: int) -> Status:
-        blocked = self._blocked()
+        blocked = self.blocked
         if blocked is not None:
             return blocked
         pose_is_fresh = self._pose_is_fresh(now_ns, steady_ns)
@@ -261,7 +274,7 @@ class ChunkExecutor:
         return command, status
 
     def _wanted_in_lockstep(self, t_ns: int, steady_ns: int) -> Status:
-        blocked = self._blocked()
+        blocked = self.blocked
         if not self._pose_is_fresh(t_ns, steady_ns):
             return blocked if blocked in SILENT else Status.NO_POSE
         if blocked is not None:
@@ -277,17 +290,6 @@ class ChunkExecutor:
             return Status.REFUSED
         waited_ns = steady_ns - self._tick_steady_ns
         return Status.HELD if waited_ns > self._command_timeout_ns else Status.NO_CHUNK
-
-    def _blocked(self) -> Status | None:
-        if self._motion is None:
-            return Status.NO_LIMITS
-        if not self._enabled:
-            return Status.DISABLED
-        if self._conflict is not None:
-            return self._conflict
-        if self._halted:
-            return Status.HALTED
-        return Status.ASTRAY if self._astray else None
 
     # Doing it
 

@@ -35,11 +35,12 @@ class JogConfig:
     gripper_button: int = field(default=0, metadata={
         'description': 'Each press closes or opens the gripper; the first closes one that was '
                        'told nothing yet.', 'min': 0})
-    max_lead_m: float = field(default=0.05, metadata={
+    max_lead_m: float = field(default=0.03, metadata={
         'description': 'Farthest that the target runs ahead of the measured hand, which limits or '
-                       'an obstacle hold back.', 'unit': 'm', 'min': 0.001, 'max': 0.5})
-    max_lead_rad: float = field(default=0.2, metadata={
-        'description': 'Farthest that the target turns ahead of the measured hand.',
+                       "an obstacle hold back; less than the arm's max_tracking_error.", 'unit': 'm', 'min': 0.001, 'max': 0.5})
+    max_lead_rad: float = field(default=0.15, metadata={
+        'description': 'Farthest that the target turns ahead of the measured hand; less than the '
+                       "arm's max_tracking_turn.",
         'unit': 'rad', 'min': 0.001, 'max': 1.5})
 
     def __post_init__(self) -> None:

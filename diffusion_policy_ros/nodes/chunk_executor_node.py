@@ -22,7 +22,7 @@ from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.executor import ChunkExecutor
 from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.pairing import GRIPPER_HALF, MOTION, StampPairing
-from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status
+from diffusion_policy_ros.datatypes import Chunk, Command, NS_PER_S, Status, to_ns
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.messages import diagnostics_message
@@ -38,6 +38,8 @@ FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.STOPPING, Stat
 WAITING = (Status.NO_CHUNK, Status.NO_POSE)
 SILENCE_NS = NS_PER_S // 5
 """A node that ends, and has sent nothing for so long, has nothing to send."""
+PATIENCE_NS = 2 * NS_PER_S
+"""How long there may be no /clock at the start."""
 RIVALS_EVERY_NS = NS_PER_S // 20
 """How often the graph is asked for a second publisher."""
 UNKNOWN = '_NODE_NAME_UNKNOWN_'
@@ -74,9 +76,10 @@ class ChunkExecutorNode(Node):
         self._output = TargetOutput(self, self._arm.gripper)
         self._guard = Guard(self.get_logger().warning)
         self._lockstep, self._tick_ns = config.lockstep, 0
+        self._pose_timeout_ns = to_ns(config.pose_timeout_s)
         self._status = self._core.status
         self._rivals: list[str] = []
-        self._looked_ns = 0  # steady clock
+        self._started_ns, self._looked_ns = time.monotonic_ns(), 0  # steady clock
         self._last: Command | None = None
         self._ending = self._at_rest = False
         self._sent_ns = 0  # steady clock
@@ -120,11 +123,19 @@ class ChunkExecutorNode(Node):
         observation = readings.pose_observation(msg)
         answered = self._last is not None and self._last.stamp_ns == observation.stamp_ns
         self._say_refused('ee_pose', self._core.push_pose(observation))
+        self._say_skewed(observation.stamp_ns)
         self._tick_ns = observation.stamp_ns
         self._tick_in_lockstep()
         if self._lockstep and answered and self._core.enabled:
             # The tick is shown again: its answer was sent before its readers were found.
             self._output.send(self._last)
+
+    def _say_skewed(self, stamp_ns: int) -> None:
+        """Name a clock that isn't ours: such a pose is never fresh."""
+        late_ns = 0 if self._lockstep else self._now_ns() - stamp_ns
+        if abs(late_ns) > self._pose_timeout_ns and self._now_ns():
+            self._guard.say('ee_pose stamp', f'ee_pose is stamped {late_ns / NS_PER_S:.3f} s before '
+                            'now, expected within pose_timeout_s: not used', 1)
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:
@@ -168,7 +179,9 @@ class ChunkExecutorNode(Node):
 
     def _tick(self) -> None:
         now_ns = self._now_ns()
-        if not now_ns:  # no time yet
+        if not now_ns:
+            if not self._lockstep and time.monotonic_ns() - self._started_ns > PATIENCE_NS:
+                self._note(Status.NO_TIME)
             return
         self._look_for_rivals()
         command, status = self._core.step(now_ns, time.monotonic_ns())
@@ -203,6 +216,8 @@ class ChunkExecutorNode(Node):
                     self._guard.refuse(topic, f'second publisher: {", ".join(names)}, expected '
                                        f'{expected}')
         self._core.conflict(conflict)
+        if self._rivals and not rivals:
+            self._output.forget()  # a rival may have moved the hand
         self._rivals = sorted(rivals)
 
     def _send(self, command: Command) -> None:
@@ -220,7 +235,8 @@ class ChunkExecutorNode(Node):
             raise ValueError(Status.NO_LIMITS.value)
         self._output.forget()
         self._core.enable()
-        return 'enabled'
+        blocked = self._core.blocked
+        return 'enabled' if blocked is None else f'enabled, but not yet moved: {blocked.value}'
 
     def _disable(self) -> str:
         self._core.disable()
@@ -240,6 +256,7 @@ class ChunkExecutorNode(Node):
 
     def _clear_halt(self) -> str:
         self._core.clear_halt()
+        self._output.forget()  # somebody may have moved the hand meanwhile
         if self._rivals:
             return f'no longer halted by ~/halt, but by {", ".join(self._rivals)}'
         return 'no longer halted'

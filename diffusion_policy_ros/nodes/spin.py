@@ -101,18 +101,25 @@ def _finish(node: Node, executor: Executor, but: type[Exception] | tuple[()] = (
 
 
 class _StopSignals:
-    """True once SIGINT or SIGTERM came; the second one ends the process at once."""
+    """
+    True once SIGINT or SIGTERM came; one that comes later than a node may take ends it at once.
+
+    Sooner it doesn't: newer `ros2 run` forwards a Ctrl-C that the terminal has sent already.
+    """
 
     def __init__(self) -> None:
-        self._received = False
+        self._first_s: float | None = None
         # Only the main thread may set handlers; elsewhere (a test) the context's end stops a node.
         with contextlib.suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: object) -> None:
-        self._received = True
-        signal.signal(number, signal.SIG_DFL)
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+        elif time.monotonic() - self._first_s > FINISH_TIMEOUT_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def __bool__(self) -> bool:
-        return self._received
+        return self._first_s is not None

@@ -436,6 +436,8 @@ def test_a_signal_brakes_first_and_a_hold_comes_last(world, number):
         0.1, lambda: world.predict(world.now_ns, HOME + [0.9, 0, 0]))
     world.wait(lambda: world.pose_now[0] > 0.1, 'the arm on its way')
     world.process.signal(number)
+    time.sleep(0.05)
+    world.process.signal(number)  # as newer `ros2 run` forwards what the terminal sent, too
     world.wait(lambda: world.process.exit_code is not None, 'the end')
     assert world.process.exit_code == 0
     end = time.monotonic() + 0.2
@@ -448,6 +450,47 @@ def test_a_signal_brakes_first_and_a_hold_comes_last(world, number):
     slowing = np.diff(speed) / np.diff(stamps)[1:]
     assert slowing.min() > -2.0 * LIMITS['max_acceleration']
     assert 'Traceback' not in world.process.log
+
+
+def test_without_a_clock_nothing_is_sent_and_the_reason_is_said(world):
+    world = world(use_sim_time=True)
+    world.move()
+    world.keep_predicting(HOME)
+    assert world.call('enable')[0]
+    world.wait_for_status(Status.NO_TIME)
+    assert Status.NO_TIME.value in world.process.log
+    assert not world.sent
+
+
+def test_a_pose_of_another_clock_is_named(world):
+    world = world(enable_on_start=True)
+    for _ in range(3):
+        world.measure(world.now_ns - 10 * NS_PER_S)
+    world.wait(lambda: 'ee_pose is stamped 10.' in world.process.log, 'a line')
+    assert world.process.log.count('ee_pose is stamped') == 1
+    assert not world.sent
+
+
+def test_a_hand_is_told_again_after_a_halt(world):
+    """Somebody may have opened it: the arm must not go on without what it held."""
+    gripper = {'command_open': 0.08, 'command_closed': 0.0, 'send_on_change': True}
+    world = world(arm={**ARM, 'gripper': gripper}, enable_on_start=True)
+    world.move()
+    world.keep_predicting(HOME)
+    world.wait_for_status(Status.TRACKING)
+
+    def told():
+        return sum(kind is JointState for _, kind in world.sent)
+
+    world.wait(told, 'a gripper target')
+    assert world.call('halt')[0]
+    world.wait_for_status(Status.HALTED)
+    before = told()
+    assert world.call('enable') == (
+        True, f'enabled, but not yet moved: {Status.HALTED.value}')
+    assert world.call('clear_halt')[0]
+    world.wait_for_status(Status.TRACKING)
+    world.wait(lambda: told() > before, 'the gripper target again')
 
 
 def test_an_arm_without_limits_is_not_moved(world):
