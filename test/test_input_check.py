@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffusion_policy_ros.control.arm import GripperConfig
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, Observation
 from diffusion_policy_ros.nodes.input_check import InputCheck
 from diffusion_policy_ros.policy.config import CameraSpec, ObservationSpec, PolicyConfig
@@ -36,6 +37,31 @@ def test_nothing_is_said_before_the_inputs_have_settled():
     assert check.differences(3 * NS_PER_S - 1) is None
     see(check, start_ns=2 * NS_PER_S)
     assert check.differences(3 * NS_PER_S) == []
+
+
+def test_where_nothing_comes_at_all_every_topic_is_named():
+    check = make_check()
+    check.begin_episode(NS_PER_S)
+    assert check.differences(6 * NS_PER_S - 1) is None
+    assert check.differences(6 * NS_PER_S) == [
+        f'{topic}: no message that can be used, expected one' for topic in TOPICS.values()]
+    check = InputCheck(CONFIG, TOPICS, 'base', lockstep=True)
+    check.begin_episode(NS_PER_S)
+    assert check.differences(100 * NS_PER_S) is None
+
+
+def test_a_hand_that_reports_in_another_unit_is_named():
+    check = InputCheck(CONFIG, TOPICS, 'base',
+                       gripper=GripperConfig(state_open=0.08, state_closed=0.0))
+    see(check)
+    for state in (0.08, 0.0, 0.085, -0.01):
+        check.saw_gripper(state)
+        assert check.differences(3 * NS_PER_S - 1) is None
+        see(check, start_ns=2 * NS_PER_S)
+        assert check.differences(3 * NS_PER_S) == []
+    check.saw_gripper(80.0)
+    assert check.differences(3 * NS_PER_S) == [
+        "gripper_state: 80, expected 0.08 (open) to 0 (closed) as in the arm's YAML"]
 
 
 @pytest.mark.parametrize('changes, expected', [

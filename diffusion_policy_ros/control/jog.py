@@ -37,7 +37,8 @@ class JogConfig:
                        'told nothing yet.', 'min': 0})
     max_lead_m: float = field(default=0.03, metadata={
         'description': 'Farthest that the target runs ahead of the measured hand, which limits or '
-                       "an obstacle hold back; less than the arm's max_tracking_error.", 'unit': 'm', 'min': 0.001, 'max': 0.5})
+                       "an obstacle hold back; less than the arm's max_tracking_error.",
+        'unit': 'm', 'min': 0.001, 'max': 0.5})
     max_lead_rad: float = field(default=0.15, metadata={
         'description': 'Farthest that the target turns ahead of the measured hand; less than the '
                        "arm's max_tracking_turn.",

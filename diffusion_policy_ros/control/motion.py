@@ -14,7 +14,7 @@ from diffusion_policy_ros.datatypes import Command, NS_PER_S, Observation
 NEUTRAL_EFFORT = 0.0
 """Neither opens nor closes; only where an answer is due before any effort was ever commanded."""
 ELSEWHERE_NS = NS_PER_S // 10
-"""For so long must measured poses agree that the arm is elsewhere before the command goes there."""
+"""So long must measured poses agree that the arm is elsewhere before the command goes there."""
 
 
 class Motion:

@@ -134,8 +134,8 @@ class ChunkExecutorNode(Node):
         """Name a clock that isn't ours: such a pose is never fresh."""
         late_ns = 0 if self._lockstep else self._now_ns() - stamp_ns
         if abs(late_ns) > self._pose_timeout_ns and self._now_ns():
-            self._guard.say('ee_pose stamp', f'ee_pose is stamped {late_ns / NS_PER_S:.3f} s before '
-                            'now, expected within pose_timeout_s: not used', 1)
+            self._guard.say('ee_pose stamp', f'ee_pose is stamped {late_ns / NS_PER_S:.3f} s '
+                            'before now, expected within pose_timeout_s: not used', 1)
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:

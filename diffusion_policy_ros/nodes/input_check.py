@@ -6,12 +6,16 @@ from collections import deque
 
 import numpy as np
 
-from diffusion_policy_ros.datatypes import EE_POSE, NS_PER_S, Observation
+from diffusion_policy_ros.control.arm import GripperConfig
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, Observation
 from diffusion_policy_ros.policy.config import PolicyConfig
 
 SETTLE_NS = 2 * NS_PER_S
 SILENCE_NS = NS_PER_S
+PATIENCE_NS = 5 * NS_PER_S
 RATE_TOLERANCE = 1.25
+GRIPPER_SLACK = 0.2
+"""So much of its range may a hand report beyond an end of it."""
 N_PERIODS, MIN_PERIODS = 21, 5
 
 
@@ -24,17 +28,20 @@ class InputCheck:
         topics: stream to the topic that it comes on.
         base_frame: the arm's, or '' where it is not known.
         lockstep: the simulator waits, so that silence means nothing.
+        gripper: the arm's.
     """
 
     def __init__(self, config: PolicyConfig, topics: dict[str, str], base_frame: str,
-                 lockstep: bool = False) -> None:
+                 lockstep: bool = False, gripper: GripperConfig | None = None) -> None:
         self._config, self._topics, self._base_frame = config, topics, base_frame
-        self._lockstep = lockstep
+        self._lockstep, self._gripper = lockstep, gripper or GripperConfig()
+        self._gripper_state = self._gripper.state_open
         self._sizes: dict[str, tuple[int, int]] = {}
         self._frames: dict[str, str] = {}
         self._stamps: dict[str, deque[int]] = {}
         self._seen_steady_ns: dict[str, int] = {}
         self._first_steady_ns: int | None = None
+        self._begun_steady_ns: int | None = None
 
     def saw(self, observation: Observation, steady_ns: int) -> None:
         """Take note of one message that could be used."""
@@ -49,19 +56,34 @@ class InputCheck:
         """Take note of a camera's size."""
         self._sizes[stream] = height, width
 
+    def saw_gripper(self, state: float) -> None:
+        """Take note of what the hand reports, in its own unit."""
+        self._gripper_state = state
+
     def begin_episode(self, steady_ns: int) -> None:
         """Forget the stamps: the step to the next one is no period; silence counts from now."""
+        self._begun_steady_ns = steady_ns
         self._seen_steady_ns = dict.fromkeys(self._seen_steady_ns, steady_ns)
         self._stamps = {stream: deque(maxlen=N_PERIODS + 1) for stream in self._stamps}
 
     def differences(self, steady_ns: int) -> list[str] | None:
-        """Return one line a difference, or None until 2 s after the first message of any."""
-        if self._first_steady_ns is None or steady_ns - self._first_steady_ns < SETTLE_NS:
+        """
+        Return one line a difference, or None while it is too early to tell.
+
+        That is until 2 s after the first message of any topic; where none comes at all, until 5 s
+        after the episode's beginning, or for ever in lockstep: a simulator may take its time.
+        """
+        if self._first_steady_ns is not None:
+            too_early = steady_ns - self._first_steady_ns < SETTLE_NS
+        else:
+            too_early = (self._lockstep or self._begun_steady_ns is None
+                         or steady_ns - self._begun_steady_ns < PATIENCE_NS)
+        if too_early:
             return None
         found = [f'{topic}: no message that can be used, expected one'
                  for stream, topic in self._topics.items() if stream not in self._stamps]
         return (found + self._silent(steady_ns) + self._wrong_sizes() + self._wrong_rates()
-                + self._wrong_frame())
+                + self._wrong_frame() + self._wrong_gripper())
 
     def _silent(self, steady_ns: int) -> list[str]:
         if self._lockstep:
@@ -93,6 +115,14 @@ class InputCheck:
                 found.append(f'{self._topics[stream]}: {1 / period_s:.1f} Hz, expected at least '
                              f'{1 / self._config.dt_s:.1f} Hz, the rate of the policy')
         return found
+
+    def _wrong_gripper(self) -> list[str]:
+        ends = self._gripper.state_open, self._gripper.state_closed
+        slack = GRIPPER_SLACK * abs(ends[1] - ends[0])
+        if min(ends) - slack <= self._gripper_state <= max(ends) + slack:
+            return []
+        return [f'{self._topics[GRIPPER]}: {self._gripper_state:g}, expected {ends[0]:g} (open) '
+                f"to {ends[1]:g} (closed) as in the arm's YAML"]
 
     def _wrong_frame(self) -> list[str]:
         frame = self._frames.get(EE_POSE, self._base_frame)

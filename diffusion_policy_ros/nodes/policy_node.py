@@ -38,6 +38,11 @@ from diffusion_policy_ros.policy.checkpoint_config import checkpoint_hash
 from diffusion_policy_ros.policy.config import CameraSpec, PolicyConfig
 
 
+READY = ('inactive', 'active')
+STUCK_LOOKS = 3
+"""So many looks at the inputs, a second apart, without a window are too many."""
+
+
 @dataclass(frozen=True)
 class PolicyNodeConfig:
     """Parameters of the policy node; cameras, sizes and rates come from the checkpoint."""
@@ -90,10 +95,12 @@ class PolicyNode(LifecycleNode):
         self._latencies, self._ages = Latencies(), Latencies()
         self._warm_up_ms, self._n_chunks = float('nan'), 0
         self._inputs: list[Subscription] = []
+        self._lockstep, self._n_not_ready = settings.lockstep, 0
         self._motion = self.create_publisher(MultiDOFJointTrajectory, 'ee_trajectory', RELIABLE)
         self._gripper = self.create_publisher(JointTrajectory, 'gripper_trajectory', RELIABLE)
         self._markers = self.create_publisher(MarkerArray, '~/markers', RELIABLE)
         self._inference_ms = self.create_publisher(Float64, '~/inference_ms', RELIABLE)
+        self._refuse_impossible_transitions()
         Diagnostics(self, self._report)
         self.create_timer(1.0, self._look_at_inputs, clock=Clock(clock_type=ClockType.STEADY_TIME))
         for name, action in (('start', self._start), ('stop', self._stop), ('reset', self._reset)):
@@ -109,8 +116,11 @@ class PolicyNode(LifecycleNode):
         """Load, check against the arm, warm up, subscribe."""
         try:
             self._load(read(self, PolicyNodeConfig))
-        except (ValueError, RuntimeError) as error:
-            self._problem = ' '.join(str(error).split())
+        except Exception as error:  # rclpy hides one that a transition raises
+            known = isinstance(error, (ValueError, RuntimeError))
+            kind = '' if known else f'{type(error).__name__}: '
+            self._problem = kind + ' '.join(str(error).split())
+            self._unsubscribe()
             if self.executor is not None:
                 self.get_logger().error(f'configure: {self._problem}')
             return TransitionCallbackReturn.FAILURE
@@ -120,25 +130,26 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin an episode."""
         self._state = 'active'
-        self._reset()
+        self._begin_episode()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let what is in flight come to nothing, and predict no more."""
-        self._reset()
+        self._begin_episode()
         self._state = 'inactive'
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and forget the policy."""
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
+        self._unsubscribe()
+        self._policy = self._predictor = None
         self._state = 'unconfigured'
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Predict no more."""
-        self._reset()
+        if self._state in READY:
+            self._begin_episode()
         self._state = 'finalized'
         return super().on_shutdown(state)
 
@@ -146,6 +157,26 @@ class PolicyNode(LifecycleNode):
         """End the worker's thread first."""
         self._worker.close()
         super().destroy_node()
+
+    def _refuse_impossible_transitions(self) -> None:
+        """Answer them with a failure; rclpy raises, and the node would end."""
+        service, = (service for service in self.services
+                    if service.service_name.endswith('/change_state'))
+        change = service.callback
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return change(request, response)
+            except RuntimeError as error:
+                self.get_logger().error(f'change_state refused: {" ".join(str(error).split())}')
+                response.success = False
+                return response
+
+        service.callback = answer
+
+    def _unsubscribe(self) -> None:
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
 
     def _load(self, settings: PolicyNodeConfig) -> None:
         if settings.n_threads:
@@ -185,7 +216,7 @@ class PolicyNode(LifecycleNode):
                                   partial(self._camera_observation, camera))
         topics = {stream: topics[stream] for stream in config.streams}
         self._check = InputCheck(config, topics, settings.frame_prefix + self._arm.base_frame,
-                                 settings.lockstep)
+                                 settings.lockstep, self._arm.gripper)
         for stream, topic in topics.items():
             kind, convert = kinds[stream]
             callback = self._guard(topic, partial(self._on_input, convert))
@@ -196,6 +227,7 @@ class PolicyNode(LifecycleNode):
     def _gripper_observation(self, msg: JointState) -> Observation:
         observation = readings.gripper_observation(msg)
         closed = self._arm.gripper.state_to_closed(observation.value[0])
+        self._check.saw_gripper(observation.value[0])
         return replace(observation, value=np.array([closed]))
 
     def _camera_observation(self, camera: CameraSpec, msg: Image | CompressedImage) -> Observation:
@@ -237,11 +269,10 @@ class PolicyNode(LifecycleNode):
     # Services and reports
 
     def _start(self) -> str:
-        if self._state not in ('inactive', 'active'):
-            raise ValueError(f'the policy is {self._state}, expected inactive or active')
+        self._expect_ready()
         if self._state == 'inactive':
             self.trigger_activate()
-        self._reset()
+        self._begin_episode()
         return 'active, a new episode begins'
 
     def _stop(self) -> str:
@@ -250,14 +281,22 @@ class PolicyNode(LifecycleNode):
         return self._state
 
     def _reset(self) -> str:
-        if self._state in ('inactive', 'active'):
-            self._check.begin_episode(time.monotonic_ns())
-            self._predictor.reset(self.get_parameter('seed').value)
+        self._expect_ready()
+        self._begin_episode()
         return 'a new episode begins'
+
+    def _expect_ready(self) -> None:
+        if self._state not in READY:
+            raise ValueError(f'the policy is {self._state}, expected inactive or active')
+
+    def _begin_episode(self) -> None:
+        self._n_not_ready = 0
+        self._check.begin_episode(time.monotonic_ns())
+        self._predictor.reset(self.get_parameter('seed').value)
 
     def _report(self) -> Report:
         values: dict[str, object] = {'state': self._state}
-        if self._state not in ('inactive', 'active'):
+        if self._state not in READY:
             return (ERROR if self._problem else OK), self._problem or self._state, values
         values |= {
             'checkpoint': self._checkpoint,
@@ -273,13 +312,21 @@ class PolicyNode(LifecycleNode):
             'not_ready': self._predictor.not_ready,
             'inputs_differ': '; '.join(self._differences),
             **{f'refused {key}': count for key, count in self._guard.refused.items()}}
-        level = WARN if self._differences or self._guard.refused else OK
+        level = WARN if self._differences or self._guard.refused or self._is_stuck else OK
         return level, self._predictor.not_ready or self._state, values
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether there was no window for seconds; in lockstep a simulator may take its time."""
+        return self._n_not_ready >= STUCK_LOOKS and not self._lockstep
 
     def _look_at_inputs(self) -> None:
         """Log all differences between topics and checkpoint at once, whenever they change."""
         if self._state != 'active':
             return
+        self._n_not_ready = self._n_not_ready + 1 if self._predictor.not_ready else 0
+        if self._is_stuck and not self._differences:
+            self._guard.say('not ready', f'no chunk: {self._predictor.not_ready}', 1)
         found = self._check.differences(time.monotonic_ns())
         if found is None or found == self._differences:
             return

@@ -285,6 +285,9 @@ def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
     response = probe.call(Trigger, '/b/managed/start')
     assert (response.success, response.message) == (
         False, 'the policy is unconfigured, expected inactive or active')
+    assert not probe.call(Trigger, '/b/managed/reset').success
+    assert not change(Transition.TRANSITION_ACTIVATE)
+    assert process.log.count('change_state refused: ') == 1
     for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE,
                        Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
                        Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
@@ -320,6 +323,26 @@ def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
         assert process.log.count(line) == 1
     process.signal(signal.SIGINT)
     assert process.wait() == 0
+
+
+def test_a_camera_of_another_clock_is_named(start, probe, hasty_checkpoint, arm_yaml):
+    process = start('policy_node', 'skewed', {
+        'checkpoint': hasty_checkpoint, 'arm': arm_yaml}, ('-r', '__ns:=/s'))
+    image = probe.publisher(Image, '/s/wrist/image_raw')
+    ee_pose = probe.publisher(PoseStamped, '/s/ee_pose')
+    gripper = probe.publisher(JointState, '/s/gripper_state')
+    pixels = np.zeros((40, 40, 3), np.uint8)
+
+    def publish():
+        now_ns = probe.node.get_clock().now().nanoseconds
+        image.publish(messages.image_message(pixels, now_ns - 10 * NS_PER_S, ''))
+        ee_pose.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], now_ns, FRAME))
+        gripper.publish(messages.gripper_state_message(0.5, now_ns))
+
+    timer = probe.node.create_timer(DT_NS / NS_PER_S, publish)
+    probe.wait(lambda: 'no chunk: ' in process.log, 'a line')
+    probe.node.destroy_timer(timer)
+    assert re.search(r'no chunk: wrist.* 10\.\d+ s', process.log)
 
 
 def test_a_wrong_setting_ends_with_one_line(start, arm_yaml):
