@@ -139,6 +139,11 @@ def test_a_reset_that_fails_says_so_and_the_next_one_works(listen):
     assert arm.ticks[-1].first
 
 
+def test_a_reset_that_takes_too_long_says_so(listen):
+    with pytest.raises(TimeoutError, match='the arm is not ready after 0.001 s'):
+        listen().loop.reset(TASK, 0, timeout_s=0.001)
+
+
 def test_a_failing_step_ends_the_episode_but_not_the_thread(listen):
     arm = listen()
     arm.loop.reset(TASK, 0)

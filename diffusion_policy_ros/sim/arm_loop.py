@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent import futures
 from dataclasses import dataclass, replace
 from functools import partial
 import queue
@@ -124,9 +124,12 @@ class ArmLoop(threading.Thread):
             ValueError, RuntimeError: what the arm says: no such task, no display library.
             TimeoutError: the arm did not get ready in time.
         """
-        done: Future[None] = Future()
+        done: futures.Future[None] = futures.Future()
         self._inbox.put(partial(self._begin, task, seed, done))
-        done.result(timeout_s)
+        try:
+            done.result(timeout_s)
+        except futures.TimeoutError:  # TimeoutError from Python 3.11 on
+            raise TimeoutError(f'the arm is not ready after {timeout_s:g} s') from None
 
     @property
     def stamp_ns(self) -> int:
@@ -173,7 +176,7 @@ class ArmLoop(threading.Thread):
             return None
         return max(0, self._due_ns - time.monotonic_ns()) / NS_PER_S
 
-    def _begin(self, task: str, seed: int, done: Future[None]) -> None:
+    def _begin(self, task: str, seed: int, done: futures.Future[None]) -> None:
         self._tick, self._target, self._ticks_left = None, None, None
         try:
             if self._arm is None or self._arm.task != task:
