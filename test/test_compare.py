@@ -275,12 +275,24 @@ def test_a_wrong_table_is_one_line(table, steps, change, arguments, words):
         assert word in str(end.value)
 
 
-def test_the_repositorys_tables_name_configurations_that_load():
+TRAINED_BY = {'denoising_table': 'tasks_table'}
+
+
+def test_the_repositorys_tables_name_configurations_that_load_and_those_that_are_trained():
     folder = ROOT / 'config/training'
-    tables = sorted(folder.glob('*_table.yaml'))
+    tables = {path.stem: from_mapping(Table, load_yaml(path), str(path))
+              for path in sorted(folder.glob('*_table.yaml'))}
     assert tables
-    for path in tables:
-        table = from_mapping(Table, load_yaml(path), str(path))
-        for task in table.tasks.values():
-            for variant in table.variants.values():
-                read_config(folder / (variant.base or table.base), (*task.set, *variant.set))
+
+    def training(table, task, name):
+        options = Namespace(table=folder / f'{table}.yaml', output=Path('out'), overrides=[])
+        found = compare.Training.of(tables[table], task, name, options)
+        return (tables[table].collecting(task), read_config(found.base, found.overrides),
+                found.folder)
+
+    for key, table in tables.items():
+        for task in table.tasks:
+            for name, variant in table.variants.items():
+                found = training(key, task, name)
+                if variant.of not in (None, *table.variants):
+                    assert found == training(TRAINED_BY[key], task, variant.of), (key, task)
