@@ -265,6 +265,12 @@ def test_a_signal_to_stop_reaches_the_script_once_and_its_end_is_awaited(tmp_pat
     (evaluated('--noise-seed', '0', '1'), (), ('variant abrupt', '[0, 1]', 'one seed')),
     (evaluated('--task', 'MT10'), (), ('variant abrupt', 'MT10', "the table's task")),
     (evaluated('--blond', '1'), (), ('variant abrupt', '--blond')),
+    ({'variants': {**VARIANTS, 'a': {'of': 'unet', 'set': ['training.seed=1']}}}, (),
+     ('table.yaml: variant a: ', "['training.seed=1'] beside of unet", 'expected neither')),
+    ({'variants': {**VARIANTS, 'a': {'of': 'unet', 'base': 'wide.yaml'}}}, (),
+     ("variant a: found base 'wide.yaml'", 'beside of unet')),
+    ({'variants': {**VARIANTS, 'a': {'of': 'abrupt'}}}, (),
+     ('variant a: of is abrupt, which is itself of unet', 'expected a variant that is trained')),
 ])
 def test_a_wrong_table_is_one_line(table, steps, change, arguments, words):
     table.write_text(yaml.safe_dump({**TABLE, **change}))

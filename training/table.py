@@ -77,8 +77,21 @@ class Table:
         for task in self.tasks:
             check_task(task)
             self.collection(task)
-        for name in self.variants:
+        for name, variant in self.variants.items():
+            self._check_of(name, variant)
             self.evaluation(name)
+
+    def _check_of(self, name: str, variant: Variant) -> None:
+        if variant.of is None:
+            return
+        if variant.base or variant.set:
+            raise ValueError(f'variant {name}: found base {variant.base!r} and set '
+                             f'{list(variant.set)} beside of {variant.of}, which says how it is '
+                             'trained; expected neither')
+        further = self.variants.get(variant.of, Variant()).of
+        if further is not None:
+            raise ValueError(f'variant {name}: of is {variant.of}, which is itself of {further}, '
+                             'expected a variant that is trained')
 
     def collecting(self, task: str) -> list[str]:
         """Return the words that collect_demos.py is run with, but for the output."""
