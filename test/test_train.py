@@ -415,9 +415,12 @@ def test_tensorboard_has_the_curves_and_chunks_drawn_on_pictures(dataset, tmp_pa
     assert (picture.max(axis=2) - picture.min(axis=2)).max() > 60  # the demonstrations are grey
 
 
-def test_data_of_a_task_that_the_simulator_has_not_are_drawn_without_chunks(dataset, tmp_path):
-    zarr.open_group(str(dataset), mode='r+').attrs['task'] = 'open the drawer'
-    run(small('training.steps=3', 'policy.task=open the drawer'), dataset, tmp_path / 'run')
+@pytest.mark.parametrize('key, value', [('task', 'open the drawer'), ('renderer', '')])
+def test_data_of_no_simulator_are_drawn_without_chunks_and_without_it(dataset, tmp_path,
+                                                                      monkeypatch, key, value):
+    monkeypatch.setitem(sys.modules, 'diffusion_policy_ros.sim.cameras', None)
+    zarr.open_group(str(dataset), mode='r+').attrs[key] = value
+    run(small('training.steps=3', f'policy.{key}={value!r}'), dataset, tmp_path / 'run')
     assert (tmp_path / 'run/checkpoint/model.safetensors').exists()
     assert read_metrics(tmp_path / 'run')[3]['action_error_mm'] > 0
 

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.actions import decode_action, split_targets
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, draw
+from diffusion_policy_ros.sim.tasks import TASKS
 
 FIRST_EVALUATION_SEED = 500_000  # apart from those that evaluate.py begins with
 VALIDATION_WINDOWS = 64
@@ -84,12 +85,11 @@ class Validation:
         Returns:
             Camera to (H, W, 3) uint8 RGB, windows side by side; nothing for data of no simulator.
         """
-        from diffusion_policy_ros.sim.cameras import camera_geometry
-        from diffusion_policy_ros.sim.tasks import TASKS
-        from diffusion_policy_ros.sim.video import draw_chunk
         config = self.data.config
         if not config.renderer or config.task not in TASKS:
             return {}
+        from diffusion_policy_ros.sim.cameras import camera_geometry  # which imports MuJoCo
+        from diffusion_policy_ros.sim.video import draw_chunk
         chosen = np.linspace(0, len(self.rows) - 1, PICTURES).round().astype(int)
         rows, sheets = self.rows[chosen], {}
         for name, frames in self.data.images(self.data.windows.observed[rows, -1]).items():
