@@ -82,6 +82,18 @@ def test_spatial_softmax_orders_x_then_y():
     torch.testing.assert_close(pool(x), torch.tensor([[1.0, 0.0]]), atol=1e-6, rtol=0)
 
 
+def test_spatial_softmax_keeps_the_places_of_float32_under_autocast():
+    pool, seen = SpatialSoftmax(16, 8), []
+    pool.maps.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    x = torch.randn(4, 16, 3, 5, generator=torch.Generator().manual_seed(0))
+    with torch.autocast('cpu', torch.bfloat16):
+        found = pool(x)
+    maps = seen[0].double().flatten(2).softmax(dim=2).reshape(4, 8, 3, 5)
+    assert found.dtype == torch.float32 and seen[0].dtype == torch.bfloat16
+    column = torch.linspace(-1, 1, 5).double()
+    torch.testing.assert_close(found[:, ::2].double(), maps.sum(dim=2) @ column, atol=1e-6, rtol=0)
+
+
 def test_images_are_normalised_once_to_plus_minus_one():
     model, seen = encoder(), []
     model.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
