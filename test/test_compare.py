@@ -56,7 +56,8 @@ def steps(monkeypatch):
             add_arguments(parser)
             config, = configs_of(parser.parse_args(words))
             data.update(task=config.task, seed_start=config.seed_start,
-                        start_offset=config.start_offset)
+                        start_offset=config.start_offset,
+                        ticks_after_success=config.ticks_after_success)
         if script == 'train.py':
             folder = Path(words[words.index('-o') + 1])
             (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
@@ -138,6 +139,8 @@ def evaluated(*options):
     (evaluated('--device', 'cuda'), ("device is 'cpu', expected 'cuda'",)),
     ({'collect': ['--start-offset', '0.05']},
      ('trained.data.start_offset is 0.0, expected 0.05',)),
+    ({'collect': ['--ticks-after-success', '40']},
+     ('trained.data.ticks_after_success is 10, expected 40',)),
     ({'collect': ['--seed-start', '2000000']}, ('trained.data.seed_start is 1000000',)),
     ({'episodes': 11}, ('12 demonstrations were used, expected at most 11',)),
     ({'tasks': {**TASKS, 'reach-v3': {**TASKS['reach-v3'], 'cameras': ['arm']}}},
@@ -166,16 +169,22 @@ def test_a_result_that_the_edited_table_would_give_again_is_kept(table, steps, c
     assert not steps
 
 
-def test_demonstrations_that_do_not_say_where_they_began_had_no_offset(table, steps):
-    run(table, '--tasks', 'reach-v3')
+@pytest.mark.parametrize('key, option, words', [
+    ('start_offset', ['--start-offset', '0.05'], 'start_offset is 0.0, expected 0.05'),
+    ('ticks_after_success', ['--ticks-after-success', '40'],
+     'ticks_after_success is 10, expected 40'),
+])
+def test_demonstrations_that_do_not_say_where_they_began_or_ended_are_of_the_defaults(
+        table, steps, key, option, words):
+    run(table, '--tasks', 'reach-v3', '--variants', 'unet')
     path = table.parent / 'results/reach/unet.json'
     found = json.loads(path.read_text())
-    del found['trained']['data']['start_offset'], found['workers'], found['seeds']
+    del found['trained']['data'][key], found['workers'], found['seeds']
     path.write_text(json.dumps(found))
-    run(table, '--tasks', 'reach-v3')
-    table.write_text(yaml.safe_dump({**TABLE, 'collect': ['--start-offset', '0.05']}))
-    with pytest.raises(SystemExit, match='start_offset is 0.0, expected 0.05'):
-        run(table, '--tasks', 'reach-v3')
+    run(table, '--tasks', 'reach-v3', '--variants', 'unet')
+    table.write_text(yaml.safe_dump({**TABLE, 'collect': option}))
+    with pytest.raises(SystemExit, match=words):
+        run(table, '--tasks', 'reach-v3', '--variants', 'unet')
 
 
 def test_the_repositorys_results_are_of_their_table():

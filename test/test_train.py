@@ -224,6 +224,12 @@ def test_it_says_which_episodes_are_too_short(tmp_path, lengths, words):
         train.read_data(path, small())
 
 
+def test_the_provenance_says_how_the_demonstrations_were_collected(dataset):
+    kept = {'task': 'drawer-open-v3', 'start_offset': 0.05, 'ticks_after_success': 40}
+    zarr.open_group(str(dataset), mode='r+').attrs.update(kept)
+    assert kept.items() <= train.read_data(dataset, small())[2]['data'].items()
+
+
 @pytest.mark.parametrize('name', sorted(
     path.name for path in (ROOT / 'config/training').glob('*.yaml')
     if not path.stem.endswith('_table')))

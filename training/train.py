@@ -49,6 +49,7 @@ from diffusion_policy_ros.typed import from_mapping, to_mapping
 
 LOG_EVERY = 25
 STATE = {'policy', 'average', 'optimizer', 'step', 'processes', 'config', 'data'}
+COLLECTED = ('task', 'seed_start', 'start_offset', 'ticks_after_success')
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one evaluates
 
 
@@ -233,8 +234,8 @@ def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[
                               mapped=training.images == 'mapped')
     train, held_out = used.split(training.episodes)
     provenance = {'data': {'name': path.name, 'sha256': used.digest(),
-                           **{key: used.attributes[key] for key in
-                              ('task', 'seed_start', 'start_offset') if key in used.attributes},
+                           **{key: used.attributes[key] for key in COLLECTED
+                              if key in used.attributes},
                            'episodes': training.episodes,
                            'validation_episodes': training.validation_episodes,
                            'frames': int(train.episode_ends[-1]),
