@@ -180,6 +180,9 @@ def test_machines_that_do_not_share_the_folder_are_refused(dataset, tmp_path):
     ('training.learning_rate=.inf', ('learning_rate inf',)),
     ('training.betas=[0.9', ('--set training.betas=[0.9',)),
     ('policy.unet.down_dims=64', ('down_dims', '64')),
+    ('policy.unet.down_dims=[-64]', ('down_dims has -64', 'positive multiple of n_groups 8')),
+    ('policy.dt_s=.inf', ('dt_s is inf', 'at most 3600')),
+    ('policy.dt_s=1e300', ('dt_s is 1e+300',)),
 ])
 def test_refuses_bad_overrides_by_name(override, words):
     with pytest.raises(ValueError) as error:
@@ -465,6 +468,19 @@ def test_a_state_that_is_none_is_refused(dataset, tmp_path):
     (tmp_path / 'run/state.pt').write_text('nothing of the kind')
     with pytest.raises(ValueError, match='state.pt: cannot be read'):
         run(small('training.steps=3'), dataset, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('part', ['policy', 'average', 'optimizer'])
+def test_a_state_of_other_tensors_is_one_line(dataset, tmp_path, part):
+    config, path = small('training.steps=6'), tmp_path / 'run/state.pt'
+    run(config, dataset, tmp_path / 'run', lambda: True)
+    state = weights(tmp_path / 'run')
+    renamed = {f'old.{name}': value for name, value in state[part].items()}
+    torch.save({**state, part: renamed}, path)
+    with pytest.raises(ValueError) as error:
+        run(config, dataset, tmp_path / 'run')
+    message = str(error.value)
+    assert message.startswith(f'{path}: its tensors are not those of') and '\n' not in message
 
 
 @pytest.mark.slow

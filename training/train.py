@@ -24,6 +24,7 @@ import pickle
 import platform
 import signal
 import sys
+from textwrap import shorten
 import time
 from typing import Any
 
@@ -220,9 +221,14 @@ class Trainer:
         if state['processes'] != self.accelerator.num_processes:
             raise ValueError(f"{path}: was saved by {state['processes']} processes, these are "
                              f'{self.accelerator.num_processes}')
-        self.policy.load_state_dict(state['policy'])
-        self.average.load_state_dict(state['average'])
-        self.optimizer.load_state_dict(state['optimizer'])
+        try:
+            self.policy.load_state_dict(state['policy'])
+            self.average.load_state_dict(state['average'])
+            self.optimizer.load_state_dict(state['optimizer'])
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f'{path}: its tensors are not those of this configuration '
+                             f'({shorten(str(error), 200)}), expected what a run has saved; '
+                             'without the file it begins anew') from None
         self.step = state['step']
 
 

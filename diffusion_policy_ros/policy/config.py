@@ -12,6 +12,8 @@ STATE_STREAM = {'ee_position': EE_POSE, 'ee_rotation': EE_POSE, 'gripper': GRIPP
 ACTION_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
 STRIDE = 32
 """Of ResNet-18: pixels that one place of its last map stands for."""
+MOST_DT_S = 3600.0
+"""So that a window's nanoseconds are a 64-bit integer."""
 LEAST_START = 0.7
 """Of all noise levels: where sampling begins with noise alone, a fifth of it at most is signal."""
 
@@ -163,8 +165,8 @@ class UnetConfig:
             raise ValueError(f'unet: down_dims is {list(self.down_dims)} and kernel_size '
                              f'{self.kernel_size}, expected at least one width and an odd kernel')
         for width in self.down_dims:
-            if width % self.n_groups:
-                raise ValueError(f'unet.down_dims has {width}, expected a multiple of '
+            if width <= 0 or width % self.n_groups:
+                raise ValueError(f'unet.down_dims has {width}, expected a positive multiple of '
                                  f'n_groups {self.n_groups}')
 
 
@@ -280,6 +282,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         positive(n_obs_steps=self.n_obs_steps, horizon=self.horizon,
                  n_action_steps=self.n_action_steps, dt_s=self.dt_s)
+        if self.dt_s > MOST_DT_S:
+            raise ValueError(f'dt_s is {self.dt_s}, expected at most {MOST_DT_S:g}')
         one_of('network', self.network, ('unet', 'transformer'))
         if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
             raise ValueError(f'n_obs_steps {self.n_obs_steps} - 1 + n_action_steps '
