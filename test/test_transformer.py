@@ -125,10 +125,16 @@ def test_adaln_zero_begins_as_the_identity():
                                  TransformerConfig(**SMALL, conditioning='adaln_zero'))
     sample, timestep, condition = inputs()
     assert torch.count_nonzero(noise_of(model.eval(), sample, timestep, condition)) == 0
-    tokens = torch.randn(3, TP, SMALL['embed_dim'])
-    for block in model.blocks:
-        torch.testing.assert_close(block(tokens, None, torch.zeros(3, 6 * SMALL['embed_dim'])),
-                                   tokens)
+    modulation = model.embed_step(timestep) + model.embed_condition(condition)
+    tokens, width = torch.randn(3, TP, SMALL['embed_dim']), 6 * SMALL['embed_dim']
+    for block, part in zip(model.blocks, modulation.split(width, dim=1)):
+        torch.testing.assert_close(block(tokens, None, part), tokens)
+
+
+@pytest.mark.parametrize('conditioning, expected', [
+    ('cross_attention', {'mask', 'memory_mask'}), ('adaln_zero', {'mask'})])
+def test_only_what_attends_to_a_memory_has_its_mask(conditioning, expected):
+    assert {name for name, _ in transformer(conditioning=conditioning).named_buffers()} == expected
 
 
 def test_weights_begin_as_mingpts_and_as_dits():

@@ -148,7 +148,9 @@ class DiffusionTransformer(nn.Module):
             self.modulation = nn.Linear((1 + n_obs_steps) * dim, (6 * config.n_layers + 2) * dim)
         self.out = nn.Linear(dim, action_dim)
         self.register_buffer('mask', causal_mask(horizon), persistent=False)
-        self.register_buffer('memory_mask', memory_mask(horizon, n_obs_steps), persistent=False)
+        if self.crossing:
+            self.register_buffer('memory_mask', memory_mask(horizon, n_obs_steps),
+                                 persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -201,9 +203,9 @@ class DiffusionTransformer(nn.Module):
             condition: from `embed_condition`, (B, ...).
         """
         x = self.drop(self.input(sample) + self.position)               # (B, Tp, E)
-        mask, memory_mask = ((self.mask, self.memory_mask) if self.config.causal
-                             else (None, None))
+        mask = self.mask if self.config.causal else None
         if self.crossing:
+            memory_mask = self.memory_mask if self.config.causal else None
             memory = torch.cat([step.expand(len(condition), -1, -1, -1), condition], dim=1)
             for block, key_value in zip(self.blocks, memory.unbind(2), strict=True):
                 x = block(x, mask, key_value, memory_mask)
