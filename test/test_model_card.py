@@ -115,6 +115,12 @@ def test_data_that_the_expert_did_not_make_have_no_first_seed(trained):
                                                                                  evaluation)
 
 
+def test_weights_without_an_average_are_not_called_averaged(trained):
+    evaluation = change_provenance(trained, lambda found: found['training'].update(ema_max=0.0))
+    card = run(trained, evaluation)
+    assert 'the last weights of one training run' in card and 'weight decay 1e-06, seed 0' in card
+
+
 @pytest.mark.parametrize('edit, words', [
     (lambda found: found['data'].pop('frames'), 'provenance.data: missing'),
     (lambda found: found.pop('training'), 'provenance: missing'),

@@ -88,6 +88,7 @@ class Training:
     learning_rate: float
     weight_decay: float
     seed: int
+    ema_max: float
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def card(config: CheckpointConfig, result: Evaluation, variants: dict[str, Varia
     provenance = pick(Provenance, config.provenance, where)
     data = pick(Data, provenance.data, f'{where}.data')
     training = pick(Training, provenance.training, f'{where}.training')
+    averaged, ema = ('averaged ', 'EMA, ') if training.ema_max else ('', '')
     cameras = ', '.join(f'`{camera.name}` ({camera.source_height}x{camera.source_width} scaled to '
                         f'{camera.height}x{camera.width}, crop {policy.vision.crop_height})'
                         for camera in policy.observation.cameras)
@@ -120,7 +122,7 @@ def card(config: CheckpointConfig, result: Evaluation, variants: dict[str, Varia
         f'**Success {result.n_success}/{result.n_episodes} ({percent(result.wilson95)})**, '
         f'n = {result.n_episodes}, Wilson 95 % interval, environment seeds '
         f'{seed_range(result.seeds)} (never used for demonstrations), noise seed '
-        f'{result.noise_seed}, at most 500 ticks, the last averaged weights of one training '
+        f'{result.noise_seed}, at most 500 ticks, the last {averaged}weights of one training '
         f'run, not the best of several.', '',
         '| | |', '|---|---|',
         f'| observes | {cameras}; {", ".join(policy.observation.state) or "no arm state"} |',
@@ -135,7 +137,7 @@ def card(config: CheckpointConfig, result: Evaluation, variants: dict[str, Varia
         f'| demonstrations | {_demonstrations(data)}, sha256 `{data.sha256[:16]}` |',
         f'| training | {provenance.step} steps of {training.segments} segments of '
         f'{training.segment_windows} windows, AdamW {training.learning_rate:g}, weight '
-        f'decay {training.weight_decay:g}, EMA, seed {training.seed} |',
+        f'decay {training.weight_decay:g}, {ema}seed {training.seed} |',
         f'| versions | {", ".join(map(" ".join, result.versions.items()))} |',
         '', '![training curve](loss.png)', '']
     return '\n'.join([*lines, *_tried(variants, provenance.step)])
