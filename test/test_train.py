@@ -297,6 +297,14 @@ def test_the_schedule_is_diffusers():
                 optimizer.param_groups[0]['lr'])
 
 
+def test_a_row_has_the_learning_rate_of_its_last_step(dataset, tmp_path):
+    config = small('training.steps=6')
+    run(config, dataset, tmp_path / 'run')
+    rows, rate_at = read_metrics(tmp_path / 'run'), config.training.learning_rate_at
+    assert {step: row['learning_rate'] for step, row in rows.items()} == {
+        3: rate_at(2, 6), 6: rate_at(5, 6)}
+
+
 def test_the_average_is_diffusers(dataset):
     config = small('training.steps=6', 'training.learning_rate=1e-2', 'training.ema_max=0.6')
     trainer = trainer_of(config, dataset)

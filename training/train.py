@@ -295,7 +295,7 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
 def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
         save: Callable[[], None]) -> None:
     """Advance to the last step or until told to stop; measure, save and evaluate on the way."""
-    training, accelerator = trainer.config.training, trainer.accelerator
+    accelerator = trainer.accelerator
     if monitor is not None and trainer.step:  # a run may have been killed while it measured
         saving, evaluating = due(trainer)
         known = monitor.known(trainer.step)
@@ -321,7 +321,7 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
             if monitor is not None:
                 row = {'loss': loss, 'steps_per_s': round(rate, 3),
                        'waiting': round(trainer.waited_s / elapsed_s, 4),
-                       'learning_rate': training.learning_rate_at(trainer.step, trainer.steps)}
+                       'learning_rate': trainer.optimizer.param_groups[0]['lr']}
                 if saving or stop:
                     save()
                 measure(trainer, monitor, row, saving, evaluating and not stop)
