@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from accelerate import Accelerator
+from code_version import code_version
 import cv2
 from demonstrations import write_demonstrations
 from monitor import is_due, Monitor, read_metrics, Validation
@@ -93,6 +94,8 @@ def test_resumed_training_is_the_uninterrupted_one_to_the_bit(dataset, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run(config, dataset, tmp_path / 'cut')
     assert weights(tmp_path / 'cut')['step'] == 3
+    versions = read_checkpoint_config(tmp_path / 'cut/checkpoint').provenance['versions']
+    assert versions['diffusion_policy_ros'] == code_version()
     monkeypatch.setattr(train.Trainer, 'advance', advance)
     run(config, dataset, tmp_path / 'cut')
 

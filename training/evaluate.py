@@ -263,7 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                  'trained_steps': provenance.get('step'),
                  'trained_episodes': provenance.get('data', {}).get('episodes'),
                  'trained': {'policy': to_mapping(trained.policy),
-                             **{key: provenance.get(key) for key in ('training', 'data')}},
+                             **{key: provenance.get(key)
+                                for key in ('training', 'data', 'versions')}},
                  'network': policy.config.network, 'versions': versions(),
                  'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
         if options.output:

@@ -30,6 +30,7 @@ from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
 from arguments import at_least
+from code_version import code_version, PACKAGE
 from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
 from processes import any_of, check_same_folder
@@ -280,7 +281,7 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     provenance |= {'training': to_mapping(config.training), 'machine': platform.machine(),
                    'device': accelerator.device.type, 'processes': accelerator.num_processes,
                    'threads': torch.get_num_threads(),
-                   'versions': {'python': platform.python_version(), **{
+                   'versions': {PACKAGE: code_version(), 'python': platform.python_version(), **{
                        name: version(name) for name in ('torch', 'torchvision', 'accelerate')}}}
     if not accelerator.is_main_process:
         run(trainer, None, stopping, lambda: None)
