@@ -388,13 +388,15 @@ def test_measures_are_in_millimetres_and_drawn_on_every_camera(dataset):
     wanted = torch.from_numpy(data.action[validation.rows])
 
     def perfect(condition, noise):
-        shifted = policy.normalizer.normalize('action', wanted + torch.tensor(
-            [0.003, 0.0, -0.004, 0.5]))
-        return shifted
+        shift = torch.tensor([0.003, 0.0, -0.004, 0.5]).repeat(len(wanted), 1, 1)
+        shift[:len(wanted) // 10, :, :3] *= 3
+        return policy.normalizer.normalize('action', wanted + shift)
 
     policy.sample = perfect
     measures, positions = validation.measure(policy)
-    assert measures['action_error_mm'] == pytest.approx(5.0, rel=1e-3)
+    worse = len(wanted) // 10 / len(wanted)
+    assert measures['action_error_mm'] == pytest.approx(5.0 + 10.0 * worse, rel=1e-3)
+    assert measures['action_error_p95_mm'] == pytest.approx(15.0, rel=1e-3)
     assert measures['gripper_error'] == pytest.approx(0.5, rel=1e-3)
     assert positions.shape == (len(validation.rows), 7, 3)
     sheets = validation.draw_chunks(positions)
