@@ -187,18 +187,20 @@ def test_demonstrations_that_do_not_say_where_they_began_or_ended_are_of_the_def
         run(table, '--tasks', 'reach-v3', '--variants', 'unet')
 
 
-def test_the_repositorys_results_are_of_their_table():
-    path = ROOT / 'config/training/crop_table.yaml'
+@pytest.mark.parametrize('name, least', [
+    ('crop', 14), ('optimizer', 8), ('tasks', 7), ('cameras', 1)])
+def test_the_repositorys_results_are_of_their_table(name, least):
+    path = ROOT / f'config/training/{name}_table.yaml'
     table, found = from_mapping(Table, load_yaml(path), str(path)), 0
     for task in table.tasks:
-        for result in (ROOT / 'results/crop' / data_set_name(task)).glob('*.json'):
+        for result in (ROOT / 'results' / name / data_set_name(task)).glob('*.json'):
             if result.stem in table.variants:
                 options = Namespace(table=path, output=Path('out'), overrides=[])
                 training = compare.Training.of(table, task, result.stem, options)
                 read_result(result, table, task, result.stem,
                             read_config(training.base, training.overrides))
                 found += 1
-    assert found >= 14
+    assert found >= least
 
 
 @pytest.mark.parametrize('content, words', [
