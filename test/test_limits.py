@@ -31,6 +31,11 @@ def limiter_at(position=(0.0, 0.1, 0.4), quaternion=UPRIGHT, limits=LIMITS, min_
     return limiter
 
 
+def test_the_longest_stop_is_of_the_axis_or_turn_that_takes_longest():
+    assert LIMITS.longest_stop_s == 0.25
+    assert replace(LIMITS, max_angular_acceleration=0.5).longest_stop_s == 3.0
+
+
 class Watch:
     """Checks each step against the limits, with its own differences of the positions."""
 

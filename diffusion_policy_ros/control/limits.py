@@ -79,6 +79,12 @@ class Limits:
                 raise ValueError(f'limits.{start} {getattr(self, start)} is above {most} '
                                  f'{getattr(self, most)}')
 
+    @property
+    def longest_stop_s(self) -> float:
+        """Time that braking takes from the greatest speed."""
+        return max(self.max_speed / self.max_acceleration,
+                   self.max_angular_speed / self.max_angular_acceleration)
+
 
 def braking_speed(room: float, acceleration: float, dt_s: float, min_dt_s: float) -> float:
     """

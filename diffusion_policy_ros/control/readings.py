@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.control.images import camera_image, CHANNEL_COUNT, decode_image
+from diffusion_policy_ros.control.rotation import UNIT_TOLERANCE
 from diffusion_policy_ros.datatypes import (
     Chunk, Command, EE_POSE, GRIPPER, NS_PER_S, Observation,
 )
-
-QUATERNION_TOLERANCE = 1e-3
-
 
 # Time and headers
 
@@ -103,7 +101,7 @@ def finite(name: str, values: np.ndarray) -> np.ndarray:
 def unit(quaternion: np.ndarray) -> np.ndarray:
     """Return quaternions (..., 4); raises where one is not of length 1."""
     norm = np.sqrt(np.einsum('...i,...i', *2 * [finite('quaternion', quaternion)]))
-    if np.max(abs(norm - 1.0)) > QUATERNION_TOLERANCE:
+    if np.max(abs(norm - 1.0)) > UNIT_TOLERANCE:
         raise ValueError(f'quaternion: {quaternion.tolist()} has length {np.round(norm, 4)}, '
                          'expected 1')
     return quaternion

@@ -70,6 +70,7 @@ class ChunkExecutorNode(Node):
         config = declare(self, ChunkExecutorNodeConfig)
         arm = load_arm(find(config.arm))
         self._arm = replace(arm, base_frame=config.frame_prefix + arm.base_frame)
+        self.longest_stop_s = 0.0 if arm.limits is None else arm.limits.longest_stop_s
         self._has_gripper = self._arm.gripper.type != 'none'
         self._core = ChunkExecutor(config, self._arm, self.get_parameter('use_sim_time').value)
         self._chunk_halves, self._teleop_halves = StampPairing(), StampPairing()

@@ -25,12 +25,19 @@ except ImportError:
     EventsExecutor = SingleThreadedExecutor
 
 SPIN_TIMEOUT_S = 0.2  # how late a signal may be noticed where nothing arrives
-FINISH_TIMEOUT_S = 2.0  # longest time that a node may take for its last commands
+FINISH_TIMEOUT_S = 2.0  # longest time that a node may take for its last commands, beside braking
 PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')  # Fast DDS 2, 3
 
 
 class Finishing(Protocol):
-    """A node that has something to send before it goes, a hold for example."""
+    """
+    A node that has something to send before it goes, a hold for example.
+
+    Attributes:
+        longest_stop_s: time that this may take, beside FINISH_TIMEOUT_S.
+    """
+
+    longest_stop_s: float
 
     def finish(self) -> bool:
         """Return whether all is sent; called between spins until it is, or time is up."""
@@ -93,7 +100,8 @@ def _name(node: Node | None) -> str:
 def _finish(node: Node, executor: Executor, but: type[Exception] | tuple[()] = ()) -> None:
     """Spin until the node has finished, whatever is raised of what `but` names."""
     finish = getattr(node, 'finish', None)
-    deadline, finished = time.monotonic() + FINISH_TIMEOUT_S, finish is None
+    finished = finish is None
+    deadline = time.monotonic() + FINISH_TIMEOUT_S + getattr(node, 'longest_stop_s', 0.0)
     while not finished and rclpy.ok() and time.monotonic() < deadline:
         with contextlib.suppress(but):
             if not (finished := finish()):

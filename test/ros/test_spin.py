@@ -62,3 +62,34 @@ def test_a_node_that_breaks_again_and_again_still_finishes():
     done = subprocess.run([sys.executable, '-c', BREAKS], capture_output=True, text=True)
     assert done.stdout == 'stands\n'
     assert done.returncode == 1 and done.stderr.strip().endswith('ZeroDivisionError')
+
+
+BRAKES = """
+import os, signal, time
+from rclpy.node import Node
+from diffusion_policy_ros.nodes import spin
+
+spin.FINISH_TIMEOUT_S = 0.1
+
+class Slow(Node):
+    longest_stop_s = 1.0
+
+    def __init__(self):
+        super().__init__('slow')
+        self.begun_s = None
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def finish(self):
+        self.begun_s = self.begun_s or time.monotonic()
+        stands = time.monotonic() - self.begun_s > 0.6
+        if stands:
+            print('stands', flush=True)
+        return stands
+
+spin.run(Slow)
+"""
+
+
+def test_an_arm_that_brakes_slowly_is_given_the_time_it_needs():
+    done = subprocess.run([sys.executable, '-c', BRAKES], capture_output=True, text=True)
+    assert done.stdout == 'stands\n', done.stderr
