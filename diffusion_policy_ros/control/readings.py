@@ -21,6 +21,7 @@ from diffusion_policy_ros.datatypes import (
     Chunk, Command, EE_POSE, GRIPPER, NS_PER_S, Observation,
 )
 
+
 # Time and headers
 
 def stamp_ns(header: Any) -> int:
