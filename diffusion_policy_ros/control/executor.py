@@ -220,7 +220,7 @@ class ChunkExecutor:
         """Hold an arm that was moved, or stopped, by something else."""
         motion = self._motion
         if (motion is not None and motion.started and not self._stopping
-                and motion.is_astray(self._pose, steady_ns)):
+                and motion.check_astray(self._pose, steady_ns)):
             self._astray, self._following = True, None
 
     def _paused(self, now_ns: int) -> bool:

@@ -93,7 +93,7 @@ class Motion:
         """Return the time since the last command; None before the first."""
         return None if self._last_ns is None else now_ns - self._last_ns
 
-    def is_astray(self, pose: Observation, steady_ns: int) -> bool:
+    def check_astray(self, pose: Observation, steady_ns: int) -> bool:
         """
         Return whether a measured pose is too far from the commanded one.
 

@@ -133,8 +133,9 @@ class ChunkExecutorNode(Node):
 
     def _say_skewed(self, stamp_ns: int) -> None:
         """Name a clock that isn't ours: such a pose is never fresh."""
-        late_ns = 0 if self._lockstep else self._now_ns() - stamp_ns
-        if abs(late_ns) > self._pose_timeout_ns and self._now_ns():
+        now_ns = self._now_ns()
+        late_ns = now_ns - stamp_ns
+        if now_ns and not self._lockstep and abs(late_ns) > self._pose_timeout_ns:
             self._guard.say('ee_pose stamp', f'ee_pose is stamped {late_ns / NS_PER_S:.3f} s '
                             'before now, expected within pose_timeout_s: not used', 1)
 

@@ -298,6 +298,7 @@ class PolicyNode(LifecycleNode):
         values: dict[str, object] = {'state': self._state}
         if self._state not in READY:
             return (ERROR if self._problem else OK), self._problem or self._state, values
+        not_ready = self._predictor.not_ready
         values |= {
             'checkpoint': self._checkpoint,
             'chunks': self._n_chunks,
@@ -309,11 +310,11 @@ class PolicyNode(LifecycleNode):
             'warm_up_ms': f'{self._warm_up_ms:.1f}',
             'latency_budget_ms': f'{1e3 * self._policy.config.latency_budget_s:.1f}',
             'observation_age_ms_median': f'{self._ages.percentile(50):.1f}',
-            'not_ready': self._predictor.not_ready,
+            'not_ready': not_ready,
             'inputs_differ': '; '.join(self._differences),
             **{f'refused {key}': count for key, count in self._guard.refused.items()}}
         level = WARN if self._differences or self._guard.refused or self._is_stuck else OK
-        return level, self._predictor.not_ready or self._state, values
+        return level, not_ready or self._state, values
 
     @property
     def _is_stuck(self) -> bool:
@@ -324,9 +325,10 @@ class PolicyNode(LifecycleNode):
         """Log all differences between topics and checkpoint at once, whenever they change."""
         if self._state != 'active':
             return
-        self._n_not_ready = self._n_not_ready + 1 if self._predictor.not_ready else 0
+        not_ready = self._predictor.not_ready
+        self._n_not_ready = self._n_not_ready + 1 if not_ready else 0
         if self._is_stuck and not self._differences:
-            self._guard.say('not ready', f'no chunk: {self._predictor.not_ready}', 1)
+            self._guard.say('not ready', f'no chunk: {not_ready}', 1)
         found = self._check.differences(time.monotonic_ns())
         if found is None or found == self._differences:
             return
