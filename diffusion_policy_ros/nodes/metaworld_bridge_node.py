@@ -14,6 +14,7 @@ from sensor_msgs.msg import JointState
 from diffusion_policy_ros.control.arm import load_arm
 from diffusion_policy_ros.control.pairing import StampPairing
 from diffusion_policy_ros.control.readings import command_from, stamp_ns
+from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes import spin
 from diffusion_policy_ros.nodes.bridge_output import BridgeOutput, OutputConfig
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
@@ -109,10 +110,10 @@ class MetaWorldBridge(Node):
         config = read(self, BridgeConfig)
         self._problem = ''
         try:
-            self._loop.reset(config.task, config.seed)
+            first_ns = self._loop.reset(config.task, config.seed)
         except (RuntimeError, OSError) as error:
             raise ValueError(f'{config.task} could not be reset: {error}') from error
-        return f'{config.task} with seed {config.seed} begins'
+        return f'{config.task} with seed {config.seed} begins at {first_ns / NS_PER_S} s'
 
     def _changed(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:

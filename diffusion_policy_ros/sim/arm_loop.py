@@ -116,18 +116,21 @@ class ArmLoop(threading.Thread):
         self._slips = self._stale = 0
         self._reported = (time.monotonic_ns(), self._stamp_ns)
 
-    def reset(self, task: str, seed: int, timeout_s: float = 60.0) -> None:
+    def reset(self, task: str, seed: int, timeout_s: float = 60.0) -> int:
         """
-        Begin an episode, 2 s of sim time after the last; returns when its first tick is published.
+        Begin an episode, 2 s of sim time after the last.
+
+        Returns:
+            The stamp of its first tick, in ns, once that is published.
 
         Raises:
             ValueError, RuntimeError: what the arm says: no such task, no display library.
             TimeoutError: the arm did not get ready in time.
         """
-        done: futures.Future[None] = futures.Future()
+        done: futures.Future[int] = futures.Future()
         self._inbox.put(partial(self._begin, task, seed, done))
         try:
-            done.result(timeout_s)
+            return done.result(timeout_s)
         except futures.TimeoutError:  # TimeoutError from Python 3.11 on
             raise TimeoutError(f'the arm is not ready after {timeout_s:g} s') from None
 
@@ -176,7 +179,7 @@ class ArmLoop(threading.Thread):
             return None
         return max(0, self._due_ns - time.monotonic_ns()) / NS_PER_S
 
-    def _begin(self, task: str, seed: int, done: futures.Future[None]) -> None:
+    def _begin(self, task: str, seed: int, done: futures.Future[int]) -> None:
         self._tick, self._target, self._ticks_left = None, None, None
         try:
             if self._arm is None or self._arm.task != task:
@@ -192,7 +195,7 @@ class ArmLoop(threading.Thread):
         self._first_ns = self._stamp_ns
         self._due_ns = time.monotonic_ns()
         self._show(observation, info)
-        done.set_result(None)
+        done.set_result(self._first_ns)
 
     def _take(self, stamp_ns: int, target: np.ndarray) -> None:
         if self._tick is None or (stamp_ns != self._stamp_ns if self._lockstep

@@ -81,6 +81,16 @@ class Arm:
         assert answer.success, answer.message
         return Path(answer.message.partition(':')[0]), answer.message
 
+    def wait_until_kept(self, count):
+        """Wait until as many messages of each topic have come: a signal may overtake them."""
+        def kept():
+            return [status for report in reports for status in report.status
+                    if status.name == f'/{self.name}' and {f'/{topic}' for topic in self.publishers}
+                    <= {item.key for item in status.values if item.value.startswith(f'{count} ')}]
+
+        reports = self.probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
+        self.probe.wait(kept, f'a report of {count} messages')
+
     def names(self):
         return sorted(path.name for path in self.folder.iterdir())
 
@@ -262,6 +272,7 @@ def test_what_was_latched_before_is_at_the_start_of_each_bag(first_arm):
 def test_a_signal_closes_the_bag_but_makes_no_whole_episode_of_it(arm, number):
     arm.begin()
     arm.publish(5)
+    arm.wait_until_kept(5)
     arm.process.signal(number)
     assert arm.process.wait() == 0
     assert arm.names() == ['episode_000000.unfinished']
