@@ -19,6 +19,7 @@ from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.datatypes import Chunk
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.sim.rollout import EPISODE_GAP_NS
 from diffusion_policy_ros.sim.tasks import STEP_NS
 from diffusion_policy_ros.sim.video import Frame
 
@@ -29,8 +30,8 @@ class Watch:
     """
     Listens to one episode at a time.
 
-    An episode begins with the bridge's False on ~/success and ~/truncated, and all that is stamped
-    before its first tick belongs to the last one.
+    An episode begins with the bridge's False on ~/success and ~/truncated and with its first
+    ee_pose, in no certain order; that is stamped EPISODE_GAP_NS after the last episode's end.
 
     Args:
         node: that subscribes.
@@ -49,6 +50,7 @@ class Watch:
     def __init__(self, node: Node, cameras: Sequence[str]) -> None:
         self._guard = Guard(node.get_logger().warning)
         self._node, self._cameras, self._status = node, cameras, ''
+        self._seen_ns = -EPISODE_GAP_NS
         self.forget()
         self._listen(Bool, 'metaworld_bridge/success', self._on_success)
         self._listen(Bool, 'metaworld_bridge/truncated', self._on_truncated)
@@ -97,9 +99,11 @@ class Watch:
 
     def _on_pose(self, msg: PoseStamped) -> None:
         stamp_ns = readings.stamp_ns(msg.header)
-        if not self.under_way or stamp_ns <= self.newest_ns:
+        seen_ns, self._seen_ns = self._seen_ns, max(self._seen_ns, stamp_ns)
+        if not self.first_ns and stamp_ns - seen_ns >= EPISODE_GAP_NS:
+            self.first_ns = stamp_ns
+        if not self.first_ns or stamp_ns <= self.newest_ns:
             return
-        self.first_ns = self.first_ns or stamp_ns
         self.newest_ns, self.newest_steady_ns = stamp_ns, time.monotonic_ns()
         self._arrival_ns[stamp_ns] = self.newest_steady_ns
         if self._cameras:

@@ -83,10 +83,12 @@ class Arm:
 
     def wait_until_kept(self, count):
         """Wait until as many messages of each topic have come: a signal may overtake them."""
+        names = {f'/{topic}' for topic in self.publishers}
+
         def kept():
             return [status for report in reports for status in report.status
-                    if status.name == f'/{self.name}' and {f'/{topic}' for topic in self.publishers}
-                    <= {item.key for item in status.values if item.value.startswith(f'{count} ')}]
+                    if status.name == f'/{self.name}' and names <= {
+                        item.key for item in status.values if item.value.startswith(f'{count} ')}]
 
         reports = self.probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
         self.probe.wait(kept, f'a report of {count} messages')

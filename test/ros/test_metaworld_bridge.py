@@ -106,9 +106,17 @@ class Bridge:
 
     def wait_for_report(self, **expected) -> dict[str, str]:
         """Return the first report with these values."""
+        return self._wait_for_report(lambda values: all(
+            values.get(key) == value for key, value in expected.items()), expected)
+
+    def wait_for_factor(self, most) -> None:
+        self._wait_for_report(lambda values: 0 < float(values['achieved_factor']) <= most,
+                              f'achieved_factor up to {most}')
+
+    def _wait_for_report(self, is_expected, expected) -> dict[str, str]:
         for _ in range(10):
             values = self.report()[2]
-            if all(values.get(key) == value for key, value in expected.items()):
+            if is_expected(values):
                 return values
         pytest.fail(f'no report with {expected}, the last was {values}')
 
@@ -309,10 +317,10 @@ def test_real_time_takes_the_newest_target_and_reports_its_rate(another):
                    > first.pose.position.x + 0.03, 'the hand follows')
     stamps = [stamp(pose) for pose in (first, *arm.poses)]
     assert np.all(np.diff(stamps) == STEP_NS)
-    assert 0 < float(arm.report()[2]['achieved_factor']) <= 0.25
+    arm.wait_for_factor(0.25)
     assert arm.set(real_time_factor=0.05)[0].successful
-    arm.report()
-    assert 0 < float(arm.report()[2]['achieved_factor']) <= 0.06
+    # A report may cover time before the change, or come late on a busy machine.
+    arm.wait_for_factor(0.06)
     assert not arm.set(real_time_factor=0.0)[0].successful
 
 
