@@ -111,6 +111,20 @@ def test_an_episode_ends_with_its_success(listen):
     assert not any(tick.success for tick in arm.ticks[:-1])
 
 
+def test_a_first_tick_that_cannot_be_published_is_the_callers_matter(listen):
+    arm = listen()
+
+    def fail(tick):
+        raise OSError('no display')
+
+    arm.answer = fail
+    with pytest.raises(OSError, match='no display'):
+        arm.loop.reset(TASK, 0)
+    assert not arm.loop.report().running
+    arm.answer = lambda tick: None
+    assert arm.loop.reset(TASK, 0) == arm.ticks[-1].stamp_ns
+
+
 def test_a_tick_that_is_waited_for_is_shown_again(listen):
     arm = listen()
     arm.loop.reset(TASK, 0)

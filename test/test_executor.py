@@ -39,8 +39,8 @@ def chunk(stamp_ns, start=HOME, velocity=(0.0, 0.0, 0.0), points=7, gripper=-1.0
 class Robot:
     """An executor, its clocks, and an arm that goes wherever it is told, one tick later."""
 
-    def __init__(self, arm=ARM, enable=True, **config):
-        self.executor = ChunkExecutor(ExecutorConfig(**{'blend_s': 0.0, **config}), arm)
+    def __init__(self, arm=ARM, enable=True, sim_time=False, **config):
+        self.executor = ChunkExecutor(ExecutorConfig(**{'blend_s': 0.0, **config}), arm, sim_time)
         if enable:
             self.executor.enable()
         self.now = 100 * S
@@ -176,6 +176,14 @@ def test_disable_brakes_and_enable_begins_anew_from_the_measured_pose():
     command, status = robot.run(1)
     assert status == Status.STARTING and len(robot.sent) == sent + 1
     assert np.abs(command.position - start).max() <= LIMITS.start_speed * PERIOD / S
+
+
+def test_a_chunk_is_alive_when_it_comes_though_time_has_not_gone_on_yet():
+    robot = Robot(sim_time=True)
+    robot.run(1)
+    robot.steady += S
+    assert robot.push(chunk(robot.now)) is None
+    assert robot.run(1, ros_time=False) == (None, Status.TRACKING)
 
 
 def test_without_a_pose_or_a_chunk_nothing_is_sent():
@@ -1010,6 +1018,19 @@ def test_after_release_the_command_goes_on_without_a_step():
     assert_within_limits(robot.sent)
     assert robot.sent[-1].position[0] < moving.position[0] + 0.2
     assert Status.TRACKING in robot.statuses[51:]
+
+
+def test_a_target_of_the_last_episode_moves_nothing_after_a_leap_of_time():
+    robot = Robot(sim_time=True)
+    hand = HOME + [0.0, 0.05, 0.0]
+    robot.run(3, each=lambda: robot.teleop(hand))
+    robot.executor.reset()
+    robot.run(3, each=lambda: robot.teleop(hand))  # the episode has not ended for the teleoperator
+    robot.sent.clear()
+    robot.now += 2 * S
+    robot.position = HOME
+    assert robot.run(20) == (None, Status.NO_CHUNK)
+    assert robot.sent == []
 
 
 def test_a_teleoperator_too_far_away_is_refused_like_a_first_target():

@@ -162,7 +162,11 @@ class ChunkExecutor:
             self._notice_jump_back(now_ns)
         problem = self._plan.take(chunk, now_ns, self._frame_id,
                                   self._following == Status.TRACKING)
-        return None if problem is None else self._count(problem)
+        if problem is not None:
+            return self._count(problem)
+        if self._plan.ahead(now_ns):  # though ROS time may not have gone on yet
+            self._live_steady_ns = steady_ns
+        return None
 
     def refuse_chunk(self, stamp_ns: int, problem: str) -> str:
         """Count a chunk that was no chunk, so that lockstep answers its times with a hold."""
@@ -233,7 +237,7 @@ class ChunkExecutor:
         if blocked is not None:
             return blocked
         pose_is_fresh = self._pose_is_fresh(now_ns, steady_ns)
-        if self._teleop.fresh(steady_ns):
+        if self._teleop.fresh(now_ns, steady_ns):
             return Status.TELEOP if pose_is_fresh else Status.NO_POSE
         if self._plan.chunk is None:
             return Status.NO_CHUNK if pose_is_fresh else Status.NO_POSE
@@ -282,7 +286,7 @@ class ChunkExecutor:
         teleop = self._teleop.command
         if teleop is not None and (
                 teleop.stamp_ns == t_ns
-                or self._following == Status.TELEOP and self._teleop.fresh(steady_ns)):
+                or self._following == Status.TELEOP and self._teleop.fresh(t_ns, steady_ns)):
             return Status.TELEOP
         if self._plan.answers(t_ns):
             return Status.TRACKING if self._plan.ahead(t_ns) else Status.STARVED

@@ -54,9 +54,11 @@ class Teleop:
         self._steady_ns = steady_ns
         return None
 
-    def fresh(self, steady_ns: int) -> bool:
-        """Return whether the dead-man is held."""
-        return self.command is not None and steady_ns - self._steady_ns <= self._timeout_ns
+    def fresh(self, now_ns: int, steady_ns: int) -> bool:
+        """Return whether the dead-man is held; a target of before a leap of ROS time is not."""
+        if self.command is None or steady_ns - self._steady_ns > self._timeout_ns:
+            return False
+        return self._lockstep or now_ns - self.command.stamp_ns <= self._timeout_ns
 
 
 def _seconds(duration_ns: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped, Quaternion, Transform, TransformStamped, Vector3
@@ -11,7 +11,7 @@ import numpy as np
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray, Int64MultiArray
 
 from diffusion_policy_ros.control.arm import ArmConfig
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
@@ -19,7 +19,8 @@ from diffusion_policy_ros.nodes.messages import (
     camera_info_message, floats_message, gripper_state_message, image_message, pose_message,
     to_header, to_stamp,
 )
-from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.nodes.outcome import NONE, Outcome
+from diffusion_policy_ros.nodes.qos import LATCHED, PICTURES, READINGS
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.arm_loop import Tick
 from diffusion_policy_ros.sim.cameras import CameraGeometry, model_camera_geometry
@@ -72,7 +73,7 @@ class BridgeOutput:
     The bridge's publishers.
 
     What costs time and nobody listens to is left out: camera_info, sim_state, the view. `ee_pose`
-    comes first, so that the executor answers while the pictures are drawn and sent.
+    comes before the pictures, so that the executor answers while the pictures are drawn and sent.
     """
 
     def __init__(self, node: Node, config: OutputConfig, arm: ArmConfig) -> None:
@@ -81,7 +82,8 @@ class BridgeOutput:
         self._ee_frame = config.frame_prefix + arm.ee_frame
 
         def publisher(kind: type, topic: str) -> Any:
-            return node.create_publisher(kind, topic, RELIABLE)
+            qos = PICTURES if kind is Image else READINGS
+            return node.create_publisher(kind, topic, qos)
 
         self._images = {name: publisher(Image, f'{name}/image_raw') for name in config.cameras}
         self._infos = {name: publisher(CameraInfo, f'{name}/camera_info')
@@ -90,6 +92,7 @@ class BridgeOutput:
         self._pose = publisher(PoseStamped, 'ee_pose')
         self._gripper = publisher(JointState, 'gripper_state')
         self._clock = publisher(Clock, '/clock') if config.publish_clock else None
+        self._episode = node.create_publisher(Int64MultiArray, '~/episode', LATCHED)
         self._success = publisher(Bool, '~/success')
         self._truncated = publisher(Bool, '~/truncated')
         self._sim_state = publisher(Float64MultiArray, '~/sim_state')
@@ -97,7 +100,7 @@ class BridgeOutput:
         self._geometries: dict[str, CameraGeometry] = {}
         self._task = ''
         self._last: Tick | None = None
-        self._succeeded = False
+        self._outcome = Outcome(0)
 
     def publish(self, tick: Tick, arm: MetaWorldArm) -> None:
         """Publish one tick; the same one again is for those who were not there the first time."""
@@ -109,21 +112,27 @@ class BridgeOutput:
 
     def _say_outcome(self, tick: Tick) -> None:
         """Say False once at an episode's start, True once when it comes to it."""
+        before = self._outcome
         if tick.first:
-            self._succeeded = False
+            self._outcome = Outcome(tick.stamp_ns)
             self._success.publish(Bool(data=False))
             self._truncated.publish(Bool(data=False))
-        if tick.success and not self._succeeded:
-            self._succeeded = True
+        if tick.success and self._outcome.success_tick == NONE:
+            self._outcome = replace(self._outcome, success_tick=tick.number)
             self._success.publish(Bool(data=True))
         if tick.truncated:
             self._truncated.publish(Bool(data=True))
+        if tick.last:
+            self._outcome = replace(self._outcome, last_tick=tick.number,
+                                    is_truncated=tick.truncated)
+        if self._outcome != before:
+            self._episode.publish(self._outcome.message())
 
     def _convert(self, tick: Tick, arm: MetaWorldArm) -> Iterator[tuple[Any, Any]]:
+        if self._clock is not None:  # first: what is stamped later than now is refused
+            yield self._clock, Clock(clock=to_stamp(tick.stamp_ns))
         if not tick.last:
             yield from self._observation(tick, arm)
-        if self._clock is not None:  # no step waits for it
-            yield self._clock, Clock(clock=to_stamp(tick.stamp_ns))
 
     def _observation(self, tick: Tick, arm: MetaWorldArm) -> Iterator[tuple[Any, Any]]:
         stamp_ns = tick.stamp_ns

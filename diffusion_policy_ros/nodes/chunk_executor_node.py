@@ -27,7 +27,9 @@ from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.messages import diagnostics_message
 from diffusion_policy_ros.nodes.parameters import declare
-from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, LATCHED, RELIABLE
+from diffusion_policy_ros.nodes.qos import (
+    input_qos, INPUT_RELIABILITY, LATCHED, READINGS, RELIABLE,
+)
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.services import add_trigger, log_outcome
 from diffusion_policy_ros.nodes.spin import run
@@ -111,7 +113,7 @@ class ChunkExecutorNode(Node):
             self.create_subscription(kind, topic, self._guard(topic, callback), qos)
 
         listen(PoseStamped, 'ee_pose', self._on_pose,
-               input_qos('reliable' if config.lockstep else config.input_reliability))
+               READINGS if config.lockstep else input_qos(config.input_reliability))
         listen(MultiDOFJointTrajectory, 'ee_trajectory',
                partial(self._on_chunk_half, 'ee_trajectory', MOTION, readings.motion_half))
         listen(PoseStamped, 'teleop_pose', partial(self._on_teleop_half, MOTION))

@@ -120,7 +120,7 @@ class DemoRecorder(Node):
         for name, problem in self._topics.look(self._recording is None).items():
             self._guard.refuse(name, f'type: {problem}')
         now_s, limit_s = time.monotonic(), max(SILENT_S, self._config.step_s)
-        for name in sorted(self._required) if self._recording else ():
+        for name in sorted(self._required) if self._recording and self._heard_s else ():
             silent_s = now_s - self._heard_s[name]
             if silent_s > limit_s:
                 self._guard.refuse(name, f'silent: {silent_s:.1f} s without a message, expected '
@@ -136,7 +136,10 @@ class DemoRecorder(Node):
     def _take(self, name: str, watched: WatchedTopic, arrival: Arrival) -> None:
         if self._recording is None:
             return
-        self._heard_s[name] = time.monotonic()
+        now_s = time.monotonic()
+        if not self._heard_s:  # whoever resets the scene takes as long as it takes
+            self._heard_s = dict.fromkeys(self._required, now_s)
+        self._heard_s[name] = now_s
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
         if self._recording.problem:
             self._guard.refuse('bag', f'cut off: {self._recording.problem}, nothing more is kept')
@@ -163,7 +166,7 @@ class DemoRecorder(Node):
                 self._config.buffer_mb << 20)
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
-        self._heard_s = dict.fromkeys(self._required, time.monotonic())
+        self._heard_s = {}
         for topic in watched.values():
             for arrival in topic.latched:
                 self._recording.put(topic.topic, replace(arrival, log_ns=time.time_ns()),

@@ -20,7 +20,7 @@ from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
 from diffusion_policy_ros.nodes.parameters import declare
-from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.nodes.qos import READINGS, RELIABLE
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.tasks import check_task
 
@@ -53,9 +53,9 @@ class ExpertNode(Node):
         self._motion = self.create_publisher(PoseStamped, 'teleop_pose', RELIABLE)
         self._gripper = self.create_publisher(JointState, 'teleop_gripper', RELIABLE)
         self.create_subscription(PoseStamped, 'ee_pose',
-                                 self._guard('ee_pose', self._on_pose), RELIABLE)
+                                 self._guard('ee_pose', self._on_pose), READINGS)
         self.create_subscription(Float64MultiArray, SIM_STATE,
-                                 self._guard(SIM_STATE, self._on_state), RELIABLE)
+                                 self._guard(SIM_STATE, self._on_state), READINGS)
         self.add_post_set_parameters_callback(self._changed)
         self._diagnostics = Diagnostics(self, self._report)
 

@@ -28,7 +28,9 @@ from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.input_check import InputCheck
 from diffusion_policy_ros.nodes.parameters import declare, read
 from diffusion_policy_ros.nodes.predictor import check_arm, Predictor, warm_up
-from diffusion_policy_ros.nodes.qos import input_qos, INPUT_RELIABILITY, RELIABLE
+from diffusion_policy_ros.nodes.qos import (
+    input_qos, INPUT_RELIABILITY, PICTURES, READINGS, RELIABLE,
+)
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.services import add_trigger
 from diffusion_policy_ros.nodes.spin import run
@@ -205,7 +207,6 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info(line)
 
     def _subscribe(self, config: PolicyConfig, settings: PolicyNodeConfig) -> None:
-        qos = input_qos('reliable' if settings.lockstep else settings.input_reliability)
         topics = {EE_POSE: 'ee_pose', GRIPPER: 'gripper_state'}
         kinds = {EE_POSE: (PoseStamped, readings.pose_observation),
                  GRIPPER: (JointState, self._gripper_observation)}
@@ -220,6 +221,9 @@ class PolicyNode(LifecycleNode):
         for stream, topic in topics.items():
             kind, convert = kinds[stream]
             callback = self._guard(topic, partial(self._on_input, convert))
+            qos = input_qos(settings.input_reliability)
+            if settings.lockstep:
+                qos = READINGS if stream in (EE_POSE, GRIPPER) else PICTURES
             self._inputs.append(self.create_subscription(kind, topic, callback, qos))
 
     # Inputs

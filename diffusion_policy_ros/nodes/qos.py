@@ -2,7 +2,10 @@
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+# A command that has waited is worth nothing; readings are, where ticks wait for who stalls.
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+READINGS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+PICTURES = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
 INPUT_RELIABILITY = ('best_effort', 'reliable')

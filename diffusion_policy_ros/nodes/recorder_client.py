@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+import re
 import time
 
 from rcl_interfaces.srv import SetParameters
@@ -10,7 +12,19 @@ from std_srvs.srv import SetBool, Trigger
 from diffusion_policy_ros.nodes.self_spinning import SelfSpinning
 
 RECORDER = 'demo_recorder'
+STATS = re.compile(r'(?P<name>\S+) (?P<count>\d+) at .*, (?P<lost>\d+) lost$')
 SETTLE_S = 0.2  # for a topic to be found, and for the last tick's answer to arrive
+
+
+def lossy(topics: Sequence[str], n_ticks: int) -> list[str]:
+    """Return those of a saved bag's topics, as the recorder tells them, that miss messages."""
+    found = []
+    for topic in topics:
+        told = STATS.match(topic)
+        if told and (int(told['lost']) or (
+                told['name'].endswith('/ee_pose') and int(told['count']) < n_ticks)):
+            found.append(topic)
+    return found
 
 
 class RecorderClient:

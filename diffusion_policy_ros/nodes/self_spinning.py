@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import math
 import signal
 import time
 from typing import Any
@@ -15,6 +16,7 @@ from rclpy.parameter import Parameter
 from diffusion_policy_ros.nodes.spin import EventsExecutor
 
 SPIN_TIMEOUT_S = 0.1
+AGAIN_S = 5.0  # a request may have gone to a server that was killed and is not missed yet
 
 
 class Stopped(Exception):
@@ -66,17 +68,33 @@ class SelfSpinning(Node):
                 raise TimeoutError(f'{what}: not within {limit_s:g} s')
             self.spin()
 
-    def call(self, client: Client, request: Any, limit_s: float) -> Any:
+    def call(self, client: Client, request: Any, limit_s: float,
+             again_s: float = math.inf) -> Any:
         """
         Return a service's response.
+
+        Args:
+            client: of the service.
+            request: for it.
+            limit_s: wall-clock limit.
+            again_s: time after which an unanswered request is sent again; only for what may be
+                done twice.
 
         Raises:
             TimeoutError: names the service, when it is not there or does not answer in time.
         """
         self.wait(client.service_is_ready, limit_s, f'service {client.srv_name}')
-        future = client.call_async(request)
-        self.wait(future.done, limit_s, f'the answer of {client.srv_name}')
-        return future.result()
+        futures, sent_s = [], -math.inf
+
+        def answered() -> bool:
+            nonlocal sent_s
+            if time.monotonic() - sent_s >= again_s or not futures:
+                futures.append(client.call_async(request))
+                sent_s = time.monotonic()
+            return any(future.done() for future in futures)
+
+        self.wait(answered, limit_s, f'the answer of {client.srv_name}')
+        return next(future for future in futures if future.done()).result()
 
     def set_remote(self, client: Client, limit_s: float, **values: Any) -> None:
         """
@@ -88,6 +106,7 @@ class SelfSpinning(Node):
         """
         request = SetParameters.Request(parameters=[
             Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
-        for name, result in zip(values, self.call(client, request, limit_s).results):
+        answer = self.call(client, request, limit_s, AGAIN_S)
+        for name, result in zip(values, answer.results):
             if not result.successful:
                 raise ValueError(f'parameter {name}: {result.reason}')

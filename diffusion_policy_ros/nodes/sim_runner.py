@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+import math
 from pathlib import Path
 import sys
 import time
@@ -14,11 +15,12 @@ from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes import spin
+from diffusion_policy_ros.nodes.outcome import NONE
 from diffusion_policy_ros.nodes.parameters import declare, refuse_unknown
 from diffusion_policy_ros.nodes.real_time import keeps_up, largest_factor
-from diffusion_policy_ros.nodes.recorder_client import RecorderClient
+from diffusion_policy_ros.nodes.recorder_client import lossy, RecorderClient
 from diffusion_policy_ros.nodes.resources import find
-from diffusion_policy_ros.nodes.self_spinning import SelfSpinning, Stopped
+from diffusion_policy_ros.nodes.self_spinning import AGAIN_S, SelfSpinning, Stopped
 from diffusion_policy_ros.nodes.sim_summary import (
     episode_line, EpisodeResult, progress_line, result_lines, Summary,
 )
@@ -151,16 +153,19 @@ class SimRunner(SelfSpinning):
         seed = config.seed + number - 1
         self._begin(seed)
         start_s = time.monotonic()
-        while not (watch.success or watch.truncated or watch.ticks >= config.max_ticks):
+        while watch.outcome.success_tick == NONE and watch.ticks < config.max_ticks and not (
+                watch.outcome.is_truncated):
             self.spin()
             self._check_alive()
             self._progress(lambda: progress_line(number, self._summary, seed, watch.ticks,
                                                  config.max_ticks))
-        # In lockstep the episode's last tick has an outcome, but no ee_pose.
-        ticks = min(watch.ticks + (config.mode == 'lockstep'), config.max_ticks)
-        if watch.truncated and not watch.success and ticks < config.max_ticks:
+        outcome = watch.outcome
+        if outcome.is_truncated and outcome.success_tick == NONE and (
+                outcome.last_tick < config.max_ticks):
             raise TimeoutError(self._missing())
-        result = EpisodeResult(seed, bool(watch.success), ticks, time.monotonic() - start_s)
+        success = 0 <= outcome.success_tick <= config.max_ticks
+        result = EpisodeResult(seed, success, outcome.success_tick if success
+                               else config.max_ticks, time.monotonic() - start_s)
         if self._recorder is not None:
             self._end_recording(result)
         self._summary.episodes.append(result)
@@ -174,11 +179,15 @@ class SimRunner(SelfSpinning):
     def _end_recording(self, result: EpisodeResult) -> None:
         """Let an episode go on after its success, and save it; discard a failure."""
         config, watch = self._config, self._watch
-        last = result.ticks + config.ticks_after_success - (config.mode == 'lockstep')
-        while result.success and watch.ticks < last and not watch.truncated:
+        last = result.ticks + config.ticks_after_success
+        while result.success and watch.ticks < last and watch.outcome.last_tick == NONE:
             self.spin()
             self._check_alive()
-        say(self._recorder.end(result.success).partition(';')[0])
+        said, *topics = self._recorder.end(result.success).split('; ')
+        say(said)
+        lost = lossy(topics, result.ticks)
+        if lost:
+            say(f'messages were lost: {"; ".join(lost)}')
 
     def _begin(self, seed: int) -> None:
         """Seed and reset all, the bridge last: it begins the episode."""
@@ -190,10 +199,12 @@ class SimRunner(SelfSpinning):
             self._recorder.start(seed)
         for client in self._resets:
             watch.forget()
-            answer = self.call(client, Trigger.Request(), config.ready_limit_s)
+            again_s = AGAIN_S if client.srv_name.endswith('policy/reset') else math.inf
+            answer = self.call(client, Trigger.Request(), config.ready_limit_s, again_s)
             if not answer.success:
                 raise ValueError(f'{client.srv_name}: {answer.message}')
-        self.wait(lambda: watch.under_way and watch.first_ns, config.wait_limit_s, 'ee_pose')
+        self.wait(lambda: watch.outcome is not None and watch.newest_ns, config.wait_limit_s,
+                  'ee_pose')
 
     def _close(self) -> None:
         for line in result_lines(self._summary):
@@ -228,7 +239,8 @@ class SimRunner(SelfSpinning):
         config, policy, watch = self._config, self._policy, self._watch
         self.set_remote(self._bridge, config.ready_limit_s, real_time_factor=factor)
         self._begin(config.seed)
-        start_ns, enough, seconds = watch.newest_steady_ns, False, 0.0
+        start_ns, first_ns = watch.newest_steady_ns, watch.newest_ns
+        enough, seconds = False, 0.0
         while not enough and seconds < TRIAL_LIMIT_S:
             self.spin()
             self._check_alive()
@@ -236,7 +248,7 @@ class SimRunner(SelfSpinning):
             enough = seconds > TRIAL_S and len(watch.chunks) > TRIAL_CHUNKS
             self._progress(lambda seconds=seconds: f'trying real-time factor {factor:.3g}  '
                            f'{seconds:4.1f} s')
-        achieved = (watch.newest_ns - watch.first_ns) / (watch.newest_steady_ns - start_ns)
+        achieved = (watch.newest_ns - first_ns) / (watch.newest_steady_ns - start_ns)
         return enough and achieved >= RATE_TOLERANCE * factor and keeps_up(
             [chunk.stamp_ns for chunk in watch.chunks], watch.chunk_ages_ns,
             policy.chunk_period_ns, to_ns(policy.latency_budget_s), policy.dt_ns)
@@ -258,7 +270,7 @@ class SimRunner(SelfSpinning):
                 raise TimeoutError(self._missing())
         elif silence_s > config.wait_limit_s:
             raise TimeoutError(self._silent('ee_pose', BRIDGE))
-        elif now_ns - watch.newest_chunk_steady_ns > to_ns(config.wait_limit_s):
+        elif self._policy and now_ns - watch.newest_chunk_steady_ns > to_ns(config.wait_limit_s):
             raise TimeoutError(self._silent(*self._source()))
 
     def _missing(self) -> str:

@@ -2,71 +2,79 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 import time
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import Bool
+from std_msgs.msg import Int64MultiArray
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.datatypes import Chunk
 from diffusion_policy_ros.nodes.guard import Guard
-from diffusion_policy_ros.nodes.qos import RELIABLE
-from diffusion_policy_ros.sim.rollout import EPISODE_GAP_NS
+from diffusion_policy_ros.nodes.outcome import Outcome, TOPIC
+from diffusion_policy_ros.nodes.qos import LATCHED, PICTURES, READINGS
 from diffusion_policy_ros.sim.tasks import STEP_NS
 from diffusion_policy_ros.sim.video import Frame
 
 KEPT = 32  # poses and pictures, of each topic
+MOST_EARLY = 200  # messages that come before the episode's first word
 
 
 class Watch:
     """
     Listens to one episode at a time.
 
-    An episode begins with the bridge's False on ~/success and ~/truncated and with its first
-    ee_pose, in no certain order; that is stamped EPISODE_GAP_NS after the last episode's end.
+    What is stamped before the episode's first tick belongs to the last one. Topics come in no
+    certain order: what counts is what the bridge says of the episode.
 
     Args:
         node: that subscribes.
         cameras: shown in the video; none where there is no video.
 
     Attributes:
-        first_ns, newest_ns: stamps of the episode's first and newest tick; 0 before the first.
+        outcome: of the episode; None until it has begun.
+        newest_ns: stamp of its newest tick; 0 before the first.
         newest_steady_ns, newest_chunk_steady_ns: when tick and chunk last arrived.
-        success, truncated: of the episode; None until it has begun.
         chunks: those of the episode, oldest first.
-        chunk_ms: of each, from its observation's arrival to its own.
-        chunk_ages_ns: how far sim time had gone on when it arrived.
+        chunk_ms: from an observation's arrival to its chunk's, where both were seen in this order.
+        chunk_ages_ns: how far sim time had gone on when each chunk arrived.
         frames: for the video, without chunks yet.
     """
 
     def __init__(self, node: Node, cameras: Sequence[str]) -> None:
         self._guard = Guard(node.get_logger().warning)
         self._node, self._cameras, self._status = node, cameras, ''
-        self._seen_ns = -EPISODE_GAP_NS
+        self.outcome: Outcome | None = None
+        self._over_ns = 0  # first tick of the last episode
+        self._early: deque[Callable[[], None]] = deque(maxlen=MOST_EARLY)
         self.forget()
-        self._listen(Bool, 'metaworld_bridge/success', self._on_success)
-        self._listen(Bool, 'metaworld_bridge/truncated', self._on_truncated)
+        node.create_subscription(Int64MultiArray, TOPIC,
+                                 self._guard(TOPIC, self._on_episode), LATCHED)
         self._listen(PoseStamped, 'ee_pose', self._on_pose)
         self._listen(MultiDOFJointTrajectory, 'ee_trajectory', self._on_chunk)
         if cameras:
             self._listen(DiagnosticArray, '/diagnostics', self._on_diagnostics)
             for camera in cameras:
-                self._listen(Image, f'{camera}/image_raw', partial(self._on_picture, camera))
+                self._listen(Image, f'{camera}/image_raw', partial(self._on_picture, camera),
+                             PICTURES)
 
     def forget(self) -> None:
         """Be ready for the next episode."""
-        self.first_ns = self.newest_ns = 0
+        if self.outcome is not None:
+            self._over_ns = self.outcome.first_ns
+        self.outcome = None
+        self.newest_ns = 0
         self.newest_steady_ns = self.newest_chunk_steady_ns = time.monotonic_ns()
-        self.success: bool | None = None
-        self.truncated: bool | None = None
         self.chunks: list[Chunk] = []
         self.chunk_ms: list[float] = []
         self.chunk_ages_ns: list[int] = []
@@ -78,31 +86,36 @@ class Watch:
     @property
     def ticks(self) -> int:
         """Ticks since the episode's first."""
-        return (self.newest_ns - self.first_ns) // STEP_NS
+        return (self.newest_ns - self.first_ns) // STEP_NS if self.newest_ns else 0
 
     @property
-    def under_way(self) -> bool:
-        """Whether the episode has begun."""
-        return self.success is not None and self.truncated is not None
+    def first_ns(self) -> int:
+        """Stamp of the episode's first tick; 0 before it."""
+        return self.outcome.first_ns if self.outcome is not None else 0
 
-    def _listen(self, kind: type, topic: str, callback: Callable) -> None:
-        self._node.create_subscription(kind, topic, self._guard(topic, callback), RELIABLE)
+    def _listen(self, kind: type, topic: str, callback: Callable,
+                qos: QoSProfile = READINGS) -> None:
+        guarded = self._guard(topic, callback)
 
-    def _on_success(self, msg: Bool) -> None:
-        # True of the last episode may come late; the first False begins this one.
-        if self.success is not None or not msg.data:
-            self.success = msg.data
+        def take(msg: Any) -> None:
+            if self.outcome is None:
+                self._early.append(partial(guarded, msg))
+            else:
+                guarded(msg)
 
-    def _on_truncated(self, msg: Bool) -> None:
-        if self.truncated is not None or not msg.data:
-            self.truncated = msg.data
+        self._node.create_subscription(kind, topic, take, qos)
+
+    def _on_episode(self, msg: Int64MultiArray) -> None:
+        said = Outcome.read(msg)
+        if said.first_ns <= self._over_ns:
+            return
+        self.outcome = said
+        while self._early:
+            self._early.popleft()()
 
     def _on_pose(self, msg: PoseStamped) -> None:
         stamp_ns = readings.stamp_ns(msg.header)
-        seen_ns, self._seen_ns = self._seen_ns, max(self._seen_ns, stamp_ns)
-        if not self.first_ns and stamp_ns - seen_ns >= EPISODE_GAP_NS:
-            self.first_ns = stamp_ns
-        if not self.first_ns or stamp_ns <= self.newest_ns:
+        if stamp_ns < self.first_ns or stamp_ns <= self.newest_ns:
             return
         self.newest_ns, self.newest_steady_ns = stamp_ns, time.monotonic_ns()
         self._arrival_ns[stamp_ns] = self.newest_steady_ns
@@ -113,12 +126,15 @@ class Watch:
 
     def _on_chunk(self, msg: MultiDOFJointTrajectory) -> None:
         chunk = readings.motion_half(msg)
+        last_ns = self.chunks[-1].stamp_ns if self.chunks else self.first_ns - 1
+        if chunk.stamp_ns <= last_ns:  # it was sent again
+            return
+        self.newest_chunk_steady_ns = time.monotonic_ns()
+        self.chunks.append(chunk)
+        self.chunk_ages_ns.append(max(0, self.newest_ns - chunk.stamp_ns))
         arrival_ns = self._arrival_ns.pop(chunk.stamp_ns, None)
-        if arrival_ns is not None:  # not one that was sent again
-            self.newest_chunk_steady_ns = time.monotonic_ns()
-            self.chunks.append(chunk)
+        if arrival_ns is not None:
             self.chunk_ms.append(1e-6 * (self.newest_chunk_steady_ns - arrival_ns))
-            self.chunk_ages_ns.append(self.newest_ns - chunk.stamp_ns)
 
     def _on_picture(self, camera: str, msg: Image) -> None:
         stamp_ns = readings.stamp_ns(msg.header)

@@ -188,13 +188,14 @@ class ArmLoop(threading.Thread):
                     self._arm = None
                 self._arm = self._make_arm(task)
             observation, info = self._arm.reset(seed=seed)
+            self._stamp_ns += EPISODE_GAP_NS
+            self._first_ns = self._stamp_ns
+            self._due_ns = time.monotonic_ns()
+            self._show(observation, info)
         except Exception as error:  # noqa: BLE001  it goes to the caller
+            self._tick = None
             done.set_exception(error)
             return
-        self._stamp_ns += EPISODE_GAP_NS
-        self._first_ns = self._stamp_ns
-        self._due_ns = time.monotonic_ns()
-        self._show(observation, info)
         done.set_result(self._first_ns)
 
     def _take(self, stamp_ns: int, target: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray, Header, Int64MultiArray
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.control import readings
@@ -26,6 +26,7 @@ from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.bringup import node_parameters
 from diffusion_policy_ros.nodes.expert_node import ExpertConfig
 from diffusion_policy_ros.nodes.metaworld_bridge_node import BridgeConfig
+from diffusion_policy_ros.nodes.outcome import Outcome
 from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.sim_runner import RunnerConfig
@@ -182,10 +183,12 @@ def test_lockstep_is_the_environment_to_the_last_bit(arm):
 def test_an_episode_says_false_once_and_true_once(arm):
     expert = Expert(TASK)
     states = arm.probe.collect(Float64MultiArray, f'{NAME}/sim_state')
+    episodes = arm.probe.collect(Int64MultiArray, f'{NAME}/episode')
     for seed in range(2):
         arm.set(seed=seed)
         arm.success.clear()
         arm.truncated.clear()
+        episodes.clear()
         assert arm.reset().success
         while len(arm.success) < 2:
             arm.probe.wait(lambda: states or len(arm.success) == 2, 'sim_state or success')
@@ -194,9 +197,32 @@ def test_an_episode_says_false_once_and_true_once(arm):
                 arm.send(int(stamp_ns), *expert.target(np.array(state)))
         assert [msg.data for msg in arm.success] == [False, True]
         assert [msg.data for msg in arm.truncated] == [False]
+        arm.probe.wait(lambda: len(episodes) == 2, 'begin and end of the episode')
+        began, ended = (Outcome.read(msg) for msg in episodes)
+        ticks = (int(stamp_ns) - began.first_ns) // STEP_NS + 1  # the last has no state
+        assert began == Outcome(began.first_ns)
+        assert ended == Outcome(began.first_ns, success_tick=ticks, last_tick=ticks)
     level, sentence, values = arm.report()
     assert level == DiagnosticStatus.OK and sentence == 'Between episodes: waiting for ~/reset.'
     assert values['seed'] == '1'
+
+
+def test_the_clock_comes_before_what_is_stamped_with_it(arm):
+    sent = {}
+
+    def note(name, stamp_ns, info):
+        sent.setdefault(stamp_ns, {}).setdefault(name, info['source_timestamp'])
+
+    for kind, topic, stamp_of in (
+            (PoseStamped, 'ee_pose', stamp), (Image, 'arm/image_raw', stamp),
+            (Clock, '/clock', lambda msg: readings.stamp_ns(Header(stamp=msg.clock)))):
+        arm.probe.node.create_subscription(
+            kind, topic, lambda msg, info, topic=topic, stamp_of=stamp_of: note(
+                topic, stamp_of(msg), info), 10)
+    arm.reset()
+    arm.probe.wait(lambda: any(len(seen) == 3 for seen in sent.values()), 'a whole tick')
+    seen = next(seen for seen in sent.values() if len(seen) == 3)
+    assert seen['/clock'] < seen['ee_pose'] < seen['arm/image_raw']
 
 
 def test_bad_targets_are_counted_and_the_next_good_one_steps(arm):

@@ -72,7 +72,7 @@ from diffusion_policy_ros.nodes import spin
 spin.FINISH_TIMEOUT_S = 0.1
 
 class Slow(Node):
-    longest_stop_s = 1.0
+    longest_stop_s = 60.0
 
     def __init__(self):
         super().__init__('slow')
