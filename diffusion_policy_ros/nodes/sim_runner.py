@@ -199,7 +199,7 @@ class SimRunner(SelfSpinning):
             self._recorder.start(seed)
         for client in self._resets:
             watch.forget()
-            again_s = AGAIN_S if client.srv_name.endswith('policy/reset') else math.inf
+            again_s = math.inf if client is self._resets[-1] else AGAIN_S
             answer = self.call(client, Trigger.Request(), config.ready_limit_s, again_s)
             if not answer.success:
                 raise ValueError(f'{client.srv_name}: {answer.message}')

@@ -303,7 +303,8 @@ def test_nothing_moves_before_enable(world):
 
 
 def test_the_arm_is_held_when_the_policy_is_silent_and_goes_on_with_it(world):
-    world = world(enable_on_start=True)
+    # Longer than a busy machine stalls, after which all would begin anew.
+    world = world(enable_on_start=True, command_timeout_s=3.0, pose_timeout_s=3.0)
     world.move()
     policy = world.keep_predicting(HOME + [0.02, 0, 0])
     world.wait_for_status(Status.TRACKING)
