@@ -262,7 +262,8 @@ class PolicyNode(LifecycleNode):
             return
         self._n_chunks += 1
         self._latencies.add(milliseconds)
-        self._ages.add(1e-6 * (self.get_clock().now().nanoseconds - chunk.stamp_ns))
+        if not self._lockstep:  # whose stamps are no clock's
+            self._ages.add(1e-6 * (self.get_clock().now().nanoseconds - chunk.stamp_ns))
         self._inference_ms.publish(Float64(data=milliseconds))
         if self._markers.get_subscription_count():
             self._markers.publish(messages.chunk_markers(chunk))
