@@ -24,6 +24,7 @@ TASK, SIZE, CAMERAS = 'button-press-topdown-v3', 48, ('arm', 'wrist')
 def config(tmp_path):
     """Return a configuration of two small cameras."""
     values = yaml.safe_load((ROOT / 'config/training/cpu_unet.yaml').read_text())
+    values['policy']['task'] = TASK
     values['policy']['observation']['cameras'] = [
         {'name': name, 'source_height': SIZE, 'source_width': SIZE, 'height': SIZE, 'width': SIZE}
         for name in CAMERAS]
