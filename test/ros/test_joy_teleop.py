@@ -41,7 +41,7 @@ class Pad:
     """A gamepad whose state is repeated 50 times a second."""
 
     def __init__(self, probe):
-        self.probe, self.state = probe, (REST, FREE)
+        self.probe, self.state, self.n_sent = probe, (REST, FREE), 0
         self.poses = probe.collect(PoseStamped, 'ee_pose', 10)
         self.targets = probe.collect(PoseStamped, 'teleop_pose', 1000)
         self.grippers = probe.collect(JointState, 'target_gripper', 1000)
@@ -51,6 +51,7 @@ class Pad:
 
     def _send(self):
         self._joy.publish(Joy(axes=self.state[0], buttons=self.state[1]))
+        self.n_sent += 1
 
     @property
     def x(self):
@@ -66,8 +67,12 @@ class Pad:
 
     def lead(self):
         """Take the lead, with the gripper's button: the gripper may have been told nothing yet."""
-        self.state = REST, self.press(0)
-        self.probe.wait(lambda: self.leads, 'the lead')
+        def leads():
+            # Anew every 2 s: a press before it is found, or while poses stall, is lost.
+            self.state = REST, FREE if self.n_sent % 100 < 5 else self.press(0)
+            return self.leads
+
+        self.probe.wait(leads, 'the lead')
 
 
 @pytest.fixture()
