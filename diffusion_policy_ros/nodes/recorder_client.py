@@ -39,10 +39,11 @@ class RecorderClient:
 
     def __init__(self, node: SelfSpinning, limit_s: float, renderer: str) -> None:
         self._node, self._limit_s, self._renderer = node, limit_s, renderer
-        self._parameters = node.create_client(SetParameters, f'{RECORDER}/set_parameters')
         self._start = node.create_client(Trigger, f'{RECORDER}/start')
         self._save = node.create_client(SetBool, f'{RECORDER}/save')
         self._discard = node.create_client(Trigger, f'{RECORDER}/discard')
+        # Its answer shows that the recorder has found those above, too: they are not repeated.
+        self._parameters = node.create_client(SetParameters, f'{RECORDER}/set_parameters')
 
     def start(self, seed: int) -> None:
         """

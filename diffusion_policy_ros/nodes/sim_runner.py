@@ -113,6 +113,7 @@ class SimRunner(SelfSpinning):
         self._resets = [
             self.create_client(Trigger, f'{name}/reset')
             for name in (*(['policy'] if self._policy else []), EXECUTOR, BRIDGE)]
+        # Its answer shows that the bridge has found the client above, whose call isn't repeated.
         self._bridge = self.create_client(SetParameters, f'{BRIDGE}/set_parameters')
         self._noise = self.create_client(SetParameters, 'policy/set_parameters')
         self._recorder = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import importlib.util
+import math
 import os
 from pathlib import Path
 import signal
@@ -23,6 +24,7 @@ from diffusion_policy_ros.nodes.supervisor import own_domain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 100.0  # a busy machine of two cores needs most of a minute to import PyTorch
+AGAIN_S = 5.0
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
 # Other tests on this machine, those of other workers too, have other domains.
@@ -102,8 +104,9 @@ class Probe:
         return publisher
 
     def call(self, kind: type, service: str, request: Any = None) -> Any:
-        """Call a service and return its response."""
+        """Call a service of a node once, after meeting it, and return its response."""
         client = self.node.create_client(kind, service)
+        self.meet(service.rpartition('/')[0])
         self.wait(client.service_is_ready, f'service {service}')
         future = client.call_async(request or kind.Request())
         self.wait(future.done, f'the answer of {service}')
@@ -112,14 +115,28 @@ class Probe:
 
     def meet(self, name: str) -> None:
         """
-        Wait until a node knows all subscriptions that the probe has by now.
+        Wait until a node knows all subscriptions and clients that the probe has by now.
 
-        It answers a service only once it has found the client's own subscription, which was
-        announced after the others.
+        A node drops an answer whose client it has not found within 0.1 s, so the request is
+        repeated. An answer that comes shows that it has found this client, which was announced
+        after the others.
         """
         from rcl_interfaces.srv import ListParameters
 
-        self.call(ListParameters, f'{name}/list_parameters')
+        service = f'{name}/list_parameters'
+        client = self.node.create_client(ListParameters, service)
+        self.wait(client.service_is_ready, f'service {service}')
+        futures, sent_s = [], -math.inf
+
+        def answered() -> bool:
+            nonlocal sent_s
+            if time.monotonic() > sent_s + AGAIN_S:
+                futures.append(client.call_async(ListParameters.Request()))
+                sent_s = time.monotonic()
+            return any(future.done() for future in futures)
+
+        self.wait(answered, f'the answer of {service}')
+        self.node.destroy_client(client)
 
     def close(self) -> None:
         """Take the node out of the graph."""
