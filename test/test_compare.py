@@ -132,6 +132,7 @@ def evaluated(*options):
     (evaluated('--inference-steps', '20'), ('num_inference_steps is 16, expected 20',)),
     (evaluated('--timestep-spacing', 'trailing'),
      ("timestep_spacing is 'leading', expected 'trailing'",)),
+    (evaluated('--action-steps', '2'), ('n_action_steps is 4, expected 2',)),
     (evaluated('--noise-seed', '3'), ('noise_seed is 0, expected 3',)),
     (evaluated('--seed', '7'), ("seeds is '0-4', expected '7-11'",)),
     (evaluated('--episodes', '4'), ('n_episodes is 5, expected 4',)),

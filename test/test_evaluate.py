@@ -102,7 +102,7 @@ def test_only_a_result_of_the_same_settings_is_not_made_again(tmp_path, played):
     evaluate.main([*arguments, '--workers', '3'])  # of which two have an episode
     assert len(played) == 1
     for more in (['--workers', '1'], ['--threads', '2'], ['--inference-steps', '4'],
-                 ['--blend', '0'], ['--seed', '1']):
+                 ['--blend', '0'], ['--seed', '1'], ['--action-steps', '2']):
         evaluate.main([*arguments, *more])
         evaluate.main(arguments)
         assert len(played) == 3, more
@@ -163,6 +163,7 @@ def test_every_noise_seed_has_its_files_and_a_video(tmp_path):
     (['--blend', 'long'], ('--blend', "'long'")),
     (['--sampler', 'ddmp'], ('--sampler', 'ddmp', 'ddim')),
     (['--threds', '2'], ('--threds',)),
+    (['--action-steps', '8'], ('n_obs_steps 2 - 1 + n_action_steps 8 is more than horizon 8',)),
     (['--inference-steps', '101'], ('101', 'at most num_train_timesteps 100')),
 ])
 def test_options_that_make_no_sense_are_refused(arguments, words):

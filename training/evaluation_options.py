@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ def options_of(arguments: Sequence[str] | None, description: str = '') -> argpar
                         help="the checkpoint's own where left out")
     parser.add_argument('--timestep-spacing', choices=sorted(LEVELS),
                         help="the checkpoint's own where left out")
+    parser.add_argument('--action-steps', type=int, default=None, metavar='N',
+                        help="executed steps of each chunk; the checkpoint's own where left out")
     parser.add_argument('--workers', type=at_least(1), default=2, help='parallel environments')
     parser.add_argument('--threads', type=at_least(1), default=1, help='PyTorch threads')
     parser.add_argument('--device', default='cpu', help="PyTorch's device of the policy")
@@ -62,11 +64,15 @@ def options_of(arguments: Sequence[str] | None, description: str = '') -> argpar
 
 
 def as_asked(config: PolicyConfig, options: argparse.Namespace) -> PolicyConfig:
-    """Return a checkpoint's configuration with the sampling that the command line asks for."""
-    changes = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps,
-               'timestep_spacing': options.timestep_spacing}
-    return replace(config, noise=replace(config.noise, **{
-        name: value for name, value in changes.items() if value is not None}))
+    """Return a checkpoint's configuration with what the command line asks for in its place."""
+    sampling = {'sampler': options.sampler, 'num_inference_steps': options.inference_steps,
+                'timestep_spacing': options.timestep_spacing}
+    noise = replace(config.noise, **_given(sampling))
+    return replace(config, noise=noise, **_given({'n_action_steps': options.action_steps}))
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def settings_of(config: PolicyConfig, task: str, seeds: Sequence[int], noise_seed: int,
@@ -80,4 +86,5 @@ def settings_of(config: PolicyConfig, task: str, seeds: Sequence[int], noise_see
     return {'task': task, 'seeds': list(seeds), 'noise_seed': noise_seed,
             'noise_seeds': [noise_seed + seed for seed in seeds], 'blend_s': blend_s,
             'sampler': noise.sampler, 'num_inference_steps': noise.num_inference_steps,
-            'timestep_spacing': noise.timestep_spacing, 'workers': min(workers, len(seeds))}
+            'timestep_spacing': noise.timestep_spacing,
+            'n_action_steps': config.n_action_steps, 'workers': min(workers, len(seeds))}

@@ -150,6 +150,7 @@ class Result:
     sampler: str | None = None
     num_inference_steps: int | None = None
     timestep_spacing: str | None = None
+    n_action_steps: int | None = None
     workers: int | None = None
     device: str | None = None
 
