@@ -139,7 +139,7 @@ def test_the_wall_clock_ends_a_wait(listen):
     arm = listen(wait_limit_s=0.2)
     arm.loop.reset(TASK, 0)
     arm.wait(lambda: arm.ticks[-1].last)
-    assert arm.ticks[-1].truncated
+    assert arm.ticks[-1].truncated and not arm.ticks[-1].failed
     assert arm.problems == ['no target stamped 1.0 s within 0.2 s']
     arm.loop.reset(TASK, 1)
     assert arm.ticks[-1].first and arm.loop.report().running
@@ -163,7 +163,7 @@ def test_a_failing_step_ends_the_episode_but_not_the_thread(listen):
     arm.loop.reset(TASK, 0)
     arm.push(NS_PER_S, position=(np.nan, 0.6, 0.2))
     arm.wait(lambda: arm.ticks[-1].last)
-    assert 'finite' in arm.problems[0]
+    assert 'finite' in arm.problems[0] and arm.ticks[-1].failed
     arm.loop.reset(TASK, 0)
     assert arm.ticks[-1].first
 

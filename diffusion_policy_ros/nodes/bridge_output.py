@@ -124,7 +124,7 @@ class BridgeOutput:
             self._truncated.publish(Bool(data=True))
         if tick.last:
             self._outcome = replace(self._outcome, last_tick=tick.number,
-                                    is_truncated=tick.truncated)
+                                    is_truncated=tick.truncated, is_failed=tick.failed)
         if self._outcome != before:
             self._episode.publish(self._outcome.message())
 

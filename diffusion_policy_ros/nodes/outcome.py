@@ -20,12 +20,14 @@ class Outcome:
         success_tick: the first tick of success, counted from 0; NONE before it.
         last_tick: the tick that ended it; NONE while it goes on.
         is_truncated: whether it ended by its step limit, or was given up.
+        is_failed: whether the simulator failed.
     """
 
     first_ns: int
     success_tick: int = NONE
     last_tick: int = NONE
     is_truncated: bool = False
+    is_failed: bool = False
 
     def message(self) -> Int64MultiArray:
         """Return it as the bridge publishes it: all fields in order."""
@@ -39,7 +41,7 @@ class Outcome:
         Raises:
             ValueError: it has another number of fields.
         """
-        if len(message.data) != 4:
-            raise ValueError(f'data: {len(message.data)} values, expected 4')
-        first_ns, success_tick, last_tick, is_truncated = message.data
-        return cls(first_ns, success_tick, last_tick, bool(is_truncated))
+        if len(message.data) != 5:
+            raise ValueError(f'data: {len(message.data)} values, expected 5')
+        first_ns, success_tick, last_tick, *flags = message.data
+        return cls(first_ns, success_tick, last_tick, *map(bool, flags))

@@ -13,7 +13,6 @@ from diffusion_policy_ros.nodes.self_spinning import SelfSpinning
 
 RECORDER = 'demo_recorder'
 STATS = re.compile(r'(?P<name>\S+) (?P<count>\d+) at .*, (?P<lost>\d+) lost$')
-SETTLE_S = 0.2  # for a topic to be found, and for the last tick's answer to arrive
 
 
 def lossy(topics: Sequence[str], n_ticks: int) -> list[str]:
@@ -57,7 +56,7 @@ class RecorderClient:
                               tags=[f'seed={seed}', f'renderer={self._renderer}'])
         deadline = time.monotonic() + self._limit_s
         self._node.wait(lambda: self._node.count_publishers('ee_pose'), self._limit_s, 'ee_pose')
-        self._settle()
+        self._node.settle()  # for the other topics to be found
         while True:
             answer = self._node.call(self._start, Trigger.Request(), self._limit_s)
             if answer.success:
@@ -74,14 +73,10 @@ class RecorderClient:
             ValueError: the recorder's reason, a full disk for example.
             TimeoutError: it does not answer.
         """
-        self._settle()
+        self._node.settle()  # for the last tick's answer
         client, request = ((self._save, SetBool.Request(data=True)) if success
                            else (self._discard, Trigger.Request()))
         answer = self._node.call(client, request, self._limit_s)
         if not answer.success:
             raise ValueError(f'{RECORDER}: {answer.message}')
         return answer.message
-
-    def _settle(self) -> None:
-        settled = time.monotonic() + SETTLE_S
-        self._node.wait(lambda: time.monotonic() > settled, self._limit_s, 'a moment')

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 from diffusion_policy_ros.nodes.spin import EventsExecutor
 
 SPIN_TIMEOUT_S = 0.1
+SETTLE_S = 0.2
 AGAIN_S = 5.0  # a request may have gone to a server that was killed and is not missed yet
 
 
@@ -66,6 +67,12 @@ class SelfSpinning(Node):
         while not predicate():
             if time.monotonic() > deadline:
                 raise TimeoutError(f'{what}: not within {limit_s:g} s')
+            self.spin()
+
+    def settle(self) -> None:
+        """Spin for a moment, in which what is under way arrives."""
+        settled_s = time.monotonic() + SETTLE_S
+        while time.monotonic() < settled_s:
             self.spin()
 
     def call(self, client: Client, request: Any, limit_s: float,

@@ -154,19 +154,12 @@ class SimRunner(SelfSpinning):
         seed = config.seed + number - 1
         self._begin(seed)
         start_s = time.monotonic()
-        while watch.outcome.success_tick == NONE and watch.ticks < config.max_ticks and not (
-                watch.outcome.is_truncated):
+        while not self._is_over():
             self.spin()
             self._check_alive()
             self._progress(lambda: progress_line(number, self._summary, seed, watch.ticks,
                                                  config.max_ticks))
-        outcome = watch.outcome
-        if outcome.is_truncated and outcome.success_tick == NONE and (
-                outcome.last_tick < config.max_ticks):
-            raise TimeoutError(self._missing())
-        success = 0 <= outcome.success_tick <= config.max_ticks
-        result = EpisodeResult(seed, success, outcome.success_tick if success
-                               else config.max_ticks, time.monotonic() - start_s)
+        result = self._result(seed, time.monotonic() - start_s)
         if self._recorder is not None:
             self._end_recording(result)
         self._summary.episodes.append(result)
@@ -176,6 +169,32 @@ class SimRunner(SelfSpinning):
         if self._album is not None:
             self._album.add(f'episode {number}/{config.episodes}   seed {result.seed}',
                             result.success, watch.frames, watch.chunks)
+
+    def _is_over(self) -> bool:
+        outcome = self._watch.outcome
+        return (outcome.success_tick != NONE or outcome.is_truncated
+                or self._watch.ticks >= self._config.max_ticks)
+
+    def _result(self, seed: int, wall_s: float) -> EpisodeResult:
+        """
+        Return how an episode ended that is over.
+
+        Raises:
+            TimeoutError: it was given up; names the topic that is missing.
+            ValueError: the simulator failed.
+        """
+        config, watch = self._config, self._watch
+        if watch.outcome.success_tick == NONE and config.mode == 'realtime':
+            self.settle()  # a success may be told after the pose of its tick has arrived
+        outcome = watch.outcome
+        if outcome.is_failed:
+            raise ValueError(f'{BRIDGE} gave up, for the reason that it has told')
+        if outcome.is_truncated and outcome.success_tick == NONE and (
+                outcome.last_tick < config.max_ticks):
+            raise TimeoutError(self._missing())
+        success = 0 <= outcome.success_tick <= config.max_ticks
+        return EpisodeResult(seed, success, outcome.success_tick if success
+                             else config.max_ticks, wall_s)
 
     def _end_recording(self, result: EpisodeResult) -> None:
         """Let an episode go on after its success, and save it; discard a failure."""

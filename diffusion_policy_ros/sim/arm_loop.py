@@ -38,6 +38,7 @@ class Tick:
         success: the task's own measure, now.
         truncated: whether the step limit is reached.
         last: whether the episode ends with this; no target is expected for it.
+        failed: whether the simulator failed after it.
     """
 
     stamp_ns: int
@@ -48,6 +49,7 @@ class Tick:
     success: bool = False
     truncated: bool = False
     last: bool = False
+    failed: bool = False
 
     @property
     def first(self) -> bool:
@@ -170,7 +172,7 @@ class ArmLoop(threading.Thread):
             try:
                 job()
             except Exception as error:  # noqa: BLE001  whatever MuJoCo raises, the thread lives
-                self._give_up(f'the simulator failed: {error!r}')
+                self._give_up(f'the simulator failed: {error!r}', failed=True)
         if self._arm is not None:
             self._arm.close()
 
@@ -243,8 +245,8 @@ class ArmLoop(threading.Thread):
         self._give_up(f'no target stamped {self._stamp_ns / NS_PER_S} s within '
                       f'{self._wait_limit_ns / NS_PER_S:g} s')
 
-    def _give_up(self, problem: str) -> None:
+    def _give_up(self, problem: str, failed: bool = False) -> None:
         tick, self._tick = self._tick, None
         self._gave_up(problem)
         if tick is not None:
-            self._publish(replace(tick, truncated=True, last=True), self._arm)
+            self._publish(replace(tick, truncated=True, last=True, failed=failed), self._arm)

@@ -84,7 +84,7 @@ def test_an_episode_has_all_its_ticks_in_whatever_order_its_topics_come(bridge):
 
 
 def test_a_word_that_is_none_is_refused_by_name():
-    with pytest.raises(ValueError, match='data: 2 values, expected 4'):
+    with pytest.raises(ValueError, match='data: 2 values, expected 5'):
         Outcome.read(Int64MultiArray(data=[1, 2]))
 
 
