@@ -41,6 +41,8 @@ from diffusion_policy_ros.policy.config import CameraSpec, PolicyConfig
 
 
 READY = ('inactive', 'active')
+# Where this process stalls, a second of states at 100 Hz and a third of pictures at 30 Hz wait.
+STATE_DEPTH, PICTURE_DEPTH = 100, 10
 STUCK_LOOKS = 3
 """So many looks at the inputs, a second apart, without a window are too many."""
 
@@ -221,9 +223,10 @@ class PolicyNode(LifecycleNode):
         for stream, topic in topics.items():
             kind, convert = kinds[stream]
             callback = self._guard(topic, partial(self._on_input, convert))
-            qos = input_qos(settings.input_reliability)
+            is_state = stream in (EE_POSE, GRIPPER)
+            qos = input_qos(settings.input_reliability, STATE_DEPTH if is_state else PICTURE_DEPTH)
             if settings.lockstep:
-                qos = READINGS if stream in (EE_POSE, GRIPPER) else PICTURES
+                qos = READINGS if is_state else PICTURES
             self._inputs.append(self.create_subscription(kind, topic, callback, qos))
 
     # Inputs

@@ -11,8 +11,8 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 INPUT_RELIABILITY = ('best_effort', 'reliable')
 
 
-def input_qos(reliability: str) -> QoSProfile:
+def input_qos(reliability: str, depth: int = 10) -> QoSProfile:
     """Return the QoS of a sensor subscription; best effort reads any publisher."""
-    if reliability == 'reliable':
-        return RELIABLE
-    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    kind = ReliabilityPolicy.BEST_EFFORT if reliability == 'best_effort' else (
+        ReliabilityPolicy.RELIABLE)
+    return QoSProfile(depth=depth, reliability=kind)

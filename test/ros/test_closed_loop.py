@@ -127,7 +127,7 @@ def test_a_run_opens_the_drawer_and_says_so(run, probe, ticks):
     assert len(summary['checkpoint_hash']) == 64
     # A chunk each 200 ms from the first tick on.
     chunks = sum((episode['ticks'] - 1) // 16 + 1 for episode in summary['episodes'])
-    assert summary['chunk_ms']['n'] == chunks
+    assert 0 < summary['chunk_ms']['n'] <= chunks  # those seen after their observation
     ticks.update((episode['seed'], episode['ticks']) for episode in summary['episodes'])
     capture = cv2.VideoCapture(str(sim.folder / 'video.mp4'))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= sum(

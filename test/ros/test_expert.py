@@ -64,7 +64,8 @@ def over_topics(probe, task, seed, n_targets):
         assert probe.call(Trigger, f'{node}/reset').success
     probe.wait(lambda: len(success) + len(truncated) == 3, 'the end of the episode',
                EPISODE_LIMIT_S)
-    probe.wait(lambda: len(poses) >= n_targets and len(grippers) >= n_targets, 'all targets')
+    probe.wait(lambda: all(len({readings.stamp_ns(msg.header) for msg in targets}) >= n_targets
+                           for targets in (poses, grippers)), 'all targets')
     efforts = {readings.stamp_ns(msg.header): msg.effort[0] for msg in grippers}
     targets = {}
     for msg in poses:

@@ -21,13 +21,14 @@ from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
 from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, ObservationWindow
 from diffusion_policy_ros.nodes import messages
-from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.nodes.qos import PICTURES, READINGS
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import episode_noise
 from diffusion_policy_ros.typed import to_mapping
 
 FRAME = 'base'
 SECONDS = 2.0
+LATE_NS = NS_PER_S // 50
 STORE = get_typestore(Stores.ROS2_JAZZY)
 
 
@@ -63,7 +64,7 @@ KINDS = {'wrist/image_raw': Image, 'ee_pose': PoseStamped, 'gripper_state': Join
 
 
 def show(probe, publishers, found):
-    """Publish at the stamps' rate, and wait until all is through."""
+    """Publish at the stamps' rate, never faster, and wait until all is through."""
     began, first_ns = time.monotonic_ns(), found[0][0]
 
     def elapsed_ns():
@@ -72,6 +73,8 @@ def show(probe, publishers, found):
     for stamp_ns, name, message in found:
         probe.wait(lambda due_ns=stamp_ns - first_ns: elapsed_ns() >= due_ns, 'its time')
         publishers[name].publish(message)
+        late_ns = elapsed_ns() - (stamp_ns - first_ns)
+        began += late_ns * (late_ns > LATE_NS)  # no burst, which would overflow queues
     last_ns = elapsed_ns()
     probe.wait(lambda: elapsed_ns() > last_ns + NS_PER_S, 'the last chunk')
 
@@ -82,7 +85,8 @@ def record(probe, start, tmp_path, checkpoint, arm_yaml):
                                     'input_reliability': 'reliable', 'tolerance_s': 0.075})
     start('demo_recorder_node', 'demo_recorder', {
         'folder': str(tmp_path / 'bags'), 'cameras': ['wrist'], 'task': 'anything'})
-    publishers = {name: probe.publisher(kind, name, RELIABLE, 1 if 'target' in name else 2)
+    publishers = {name: probe.publisher(kind, name, PICTURES if kind is Image else READINGS,
+                                        1 if 'target' in name else 2)
                   for name, kind in KINDS.items()}
     for node in ('policy', 'demo_recorder'):
         probe.meet(node)
