@@ -103,6 +103,11 @@ class Chunk:
             raise ValueError('chunk: time_from_start does not increase from point to point')
 
     @property
+    def first_ns(self) -> int:
+        """ROS time at which the first point is due."""
+        return self.stamp_ns + int(self.offsets_ns[0])
+
+    @property
     def end_ns(self) -> int:
         """ROS time at which the last point is due."""
         return self.stamp_ns + int(self.offsets_ns[-1])
@@ -136,10 +141,10 @@ class Status(Enum):
     NO_TIME = 'Waiting for /clock, since use_sim_time is true: nothing is sent.'
     NO_POSE = 'Waiting for the measured ee_pose.'
     NO_CHUNK = 'Waiting for a chunk.'
-    STARTING = 'Approaching the first target slowly from the measured pose.'
+    STARTING = 'Approaching the first target slowly.'
     START_REFUSED = ('The first target is further from the measured pose than max_start_jump or '
                      'max_start_turn.')
-    STOPPING = 'Braking before motion begins anew from the measured pose.'
+    STOPPING = 'Braking before motion begins anew.'
     TRACKING = 'Following the chunk.'
     STARVED = 'Past the last point of the chunk: holding its last target.'
     HELD = 'No new chunk within command_timeout: holding.'
@@ -149,4 +154,5 @@ class Status(Enum):
     TWO_POLICIES = 'More than one node leads the arm: holding until only one is left.'
     HALTED = 'Halted: holding until ~/clear_halt is called.'
     ASTRAY = ('The arm was moved or stopped, further than max_tracking_error or max_tracking_turn '
-              'from its command: holding where it is until ~/clear_halt is called.')
+              'from its command: holding where it is, or silent where it leaves that, too, until '
+              '~/clear_halt is called.')

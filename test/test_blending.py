@@ -87,7 +87,24 @@ def test_without_a_previous_chunk_or_time_to_blend_the_new_one_counts_at_once():
 
 def test_a_chunk_that_is_still_ahead_altogether_is_not_touched():
     assert blend(None, NEW, 80 * MS, 40 * MS) is NEW
-    assert blend(OLD, NEW, 0, 0) is NEW
+    assert blend(None, NEW, 0, 0) is NEW
+
+
+@pytest.mark.parametrize('length', [0, 40])
+def test_the_previous_chunk_goes_on_until_the_new_one_begins(length):
+    old = chunk(0, [0, 50, 200], [0, 50, 200], gripper=[-1, 1, -1])
+    new = chunk(20, [120, 160, 200], [300, 340, 380], gripper=[0.5, 0.5, 0.5])
+    blended = blend(old, new, 30 * MS, length * MS)
+    assert blended.stamp_ns == new.stamp_ns and blended.end_ns == new.end_ns
+    for time in (30, 49, 50, 80, 119):
+        assert x_at(blended, time) == pytest.approx(time)
+        assert sample(blended, time * MS)[2] == (-1 if time < 50 else 1)
+    assert sample(blended, 120 * MS)[2] == 0.5
+    assert x_at(blended, 120) == pytest.approx(120 if length else 300)
+    assert x_at(blended, 140) == pytest.approx((140 + 320) / 2 if length else 320)
+    assert x_at(blended, 180) == pytest.approx(360)
+    again = blend(blended, chunk(90, [120, 160], [0, 0], gripper=[0, 0]), 100 * MS, 0)
+    assert x_at(again, 110) == pytest.approx(110)
 
 
 def test_now_between_two_points_becomes_one():
@@ -148,11 +165,15 @@ def test_a_chunk_that_ends_before_the_blend_would_ends_the_blend():
 @given(chunks(100), chunks(120), st.integers(100, 300), st.integers(0, 120))
 def test_the_blend_is_a_weighted_sum_and_the_new_chunk_after(old, new, now, length):
     blended = blend(old, new, now * MS, length * MS)
-    start = max(now, new.stamp_ns // MS)
+    start = max(now, new.first_ns // MS)
     end = min(start + length, new.end_ns // MS)
     assert blended.stamp_ns == new.stamp_ns and blended.end_ns == new.end_ns
-    assert blended.stamp_ns + blended.offsets_ns[0] == min(start * MS, new.end_ns)
+    assert blended.first_ns == min(now * MS, new.end_ns)
+    for time in range(now, start):
+        assert x_at(blended, time) == pytest.approx(x_at(old, time), abs=1e-12)
     for time in (blended.stamp_ns + blended.offsets_ns) // MS:
+        if time < start:
+            continue
         weight = (end - time) / (end - start) if time < end else 0.0
         expected = weight * x_at(old, time) + (1 - weight) * x_at(new, time)
         assert x_at(blended, time) == pytest.approx(expected, abs=1e-12)

@@ -367,6 +367,31 @@ def test_a_chunk_that_is_past_altogether_is_refused():
     assert robot.push(chunk(robot.now - 6 * DT)) is None
 
 
+def test_a_chunk_that_lies_ahead_is_followed_when_it_is_due():
+    robot = Robot(blend_s=0.1)
+    robot.pose()
+    robot.push(chunk(robot.now + 100 * MS, gripper=1.0))
+    assert robot.run(4) == (None, Status.NO_CHUNK)
+    assert robot.run(1)[0].gripper == 1.0
+    robot.push(chunk(robot.now + 200 * MS, HOME + [0.01, 0.0, 0.0], gripper=-1.0))
+    command, status = robot.run(9)
+    assert status == Status.TRACKING and command.gripper == 1.0
+    np.testing.assert_allclose(command.position, HOME, atol=1e-12)
+    command, _ = robot.run(6)
+    assert command.gripper == -1.0
+    np.testing.assert_allclose(command.position, HOME + [0.01, 0.0, 0.0], atol=1e-12)
+
+
+def test_the_quaternion_that_is_sent_keeps_its_sign():
+    robot = Robot()
+    down = np.array([1.0, 0.0, 0.0, 0.0])
+    robot.quaternion = down
+    robot.pose()
+    robot.run(40, each=lambda: robot.push(
+        chunk(robot.now, quaternion=np.tile(down * (-1) ** len(robot.sent), (7, 1)))))
+    assert [command.quaternion.tolist() for command in robot.sent] == [down.tolist()] * 40
+
+
 def test_a_chunk_in_another_frame_is_refused_before_the_first_pose_too():
     robot = Robot()
     assert_refused(robot, chunk(robot.now, frame_id='camera'), 'frame')
@@ -573,6 +598,15 @@ def test_ros_time_set_back_brakes_drops_all_and_goes_on_with_what_is_new():
     assert command.stamp_ns == robot.now < 51 * S
 
 
+def test_a_step_right_after_the_clock_is_set_back_is_no_longer_than_its_time():
+    robot = Robot()
+    moving(robot)
+    before, robot.now = robot.position, robot.now - S
+    assert robot.run(1, period=3 * MS)[0] is None
+    command, _ = robot.run(1, period=PERIOD - 3 * MS)
+    assert command.position[0] - before[0] <= LIMITS.max_speed * PERIOD / S
+
+
 def test_a_clock_that_is_corrected_by_little_disturbs_nothing():
     robot = Robot()
     moving(robot)
@@ -632,17 +666,19 @@ def test_a_leap_of_ros_time_without_a_new_pose_brakes():
     assert_comes_to_rest(robot.sent)
 
 
-def test_after_a_long_pause_of_the_process_motion_begins_at_the_measured_pose():
+def test_after_a_long_pause_of_the_process_motion_goes_on_slowly_from_rest():
     robot = Robot()
-    robot.track((0.1, 0.0, 0.0), steps=5)
-    robot.position = HOME - 0.02
+    moving(robot)
+    commanded = robot.position
     robot.now += 2 * S
     robot.steady += 2 * S
     robot.pose()
-    assert robot.push(chunk(robot.now, HOME)) is None
-    command, status = robot.run(1)
-    assert status == Status.STARTING
-    assert np.abs(command.position - (HOME - 0.02)).max() <= LIMITS.start_speed * PERIOD / S
+    assert robot.push(chunk(robot.now, commanded + [0.1, 0.0, 0.0])) is None
+    robot.sent.clear()
+    assert robot.run(1)[1] == Status.STARTING
+    robot.run(10)
+    assert_within_limits(robot.sent, start=commanded)
+    assert speeds(robot.sent).max() <= LIMITS.start_speed * (1 + 1e-9)
 
 
 def test_a_pause_of_the_process_is_not_made_good_in_one_move():
@@ -741,7 +777,7 @@ def test_a_halt_that_is_soon_cleared_goes_on_slowly():
     assert_within_limits(robot.sent)
 
 
-@pytest.mark.parametrize('interrupt', ['halt', 'no pose'])
+@pytest.mark.parametrize('interrupt', ['halt', 'no pose', 'clock set back', 'reset', 'pause'])
 def test_after_an_interruption_the_command_goes_on_without_a_step(interrupt):
     """An arm that sags behind its command is not lowered by that at every beginning."""
     robot = Robot()
@@ -750,10 +786,19 @@ def test_after_an_interruption_the_command_goes_on_without_a_step(interrupt):
         robot.executor.halt()
         robot.run(5)
         robot.executor.clear_halt()
-    else:
+    elif interrupt == 'no pose':
         robot.push(chunk(robot.now, points=100))
         robot.run(40, pose=False)
         assert robot.statuses[-1] == Status.NO_POSE
+    elif interrupt == 'clock set back':
+        robot.now -= S
+        robot.run(5)
+    elif interrupt == 'reset':
+        robot.executor.reset()
+        robot.run(5)
+    else:
+        robot.now += 600 * MS
+        robot.steady += 600 * MS
     commanded = robot.position
     robot.position = robot.position - [0.0, 0.0, 0.03]
     robot.pose()
@@ -814,6 +859,24 @@ def test_the_command_is_never_further_from_an_arm_that_stands_still_than_allowed
     braking = LIMITS.max_speed ** 2 / (2 * LIMITS.max_acceleration)
     assert furthest <= LIMITS.max_tracking_error + braking + LIMITS.max_speed * PERIOD / S
     np.testing.assert_array_equal(robot.sent[-1].position, HOME)
+
+
+def test_an_arm_that_leaves_every_command_is_not_led_through_the_workspace():
+    """Under a load too heavy for it; or its pose is the flange's, and commands are the tool's."""
+    offset = np.array([0.0, 0.0, -0.12])
+    robot = Robot()
+    robot.track(steps=5)
+    robot.executor.halt()
+    for _ in range(100):
+        robot.position = robot.sent[-1].position + offset
+        robot.run(1)
+    assert robot.sent[-1].position[2] >= HOME[2] + offset[2] - 1e-9
+    assert robot.step() == (None, Status.HALTED)
+    robot.executor.clear_halt()
+    there = robot.position
+    robot.push(chunk(robot.now, there))
+    command, _ = robot.run(1)
+    np.testing.assert_allclose(command.position, there)
 
 
 def test_only_clear_halt_lets_an_arm_move_that_was_moved():
@@ -981,7 +1044,7 @@ def test_a_teleoperator_takes_over_and_lets_go():
     hand = robot.position + [0.0, 0.02, 0.0]
 
     def both():
-        robot.teleop(hand, gripper=1.0)
+        robot.teleop(hand, gripper=1.0 if len(robot.sent) > 30 else -1.0)
         robot.push(chunk(robot.now, HOME))
     robot.run(40, each=both)
     assert robot.statuses[5] == Status.STARTING and robot.statuses[44] == Status.TELEOP
@@ -996,6 +1059,39 @@ def test_a_teleoperator_takes_over_and_lets_go():
     assert robot.statuses[-1] == Status.TRACKING
     np.testing.assert_allclose(robot.sent[-1].position, HOME)
     assert_within_limits(robot.sent)
+
+
+def test_a_takeover_leaves_the_hand_as_it_is_until_another_effort_is_asked_for():
+    """The policy closed the hand in the moment in which the person, who saw it open, took over."""
+    robot = Robot()
+    robot.pose()
+    robot.push(chunk(robot.now, gripper=1.0))
+    robot.run(2)
+    robot.run(3, each=lambda: robot.teleop(HOME, gripper=-1.0))
+    assert robot.statuses[-1] == Status.TELEOP and robot.sent[-1].gripper == 1.0
+    for effort in (0.5, -1.0):
+        robot.run(1, each=lambda effort=effort: robot.teleop(HOME, gripper=effort))
+        assert robot.sent[-1].gripper == effort
+
+
+def test_the_first_effort_of_all_may_be_a_teleoperators():
+    robot = Robot()
+    robot.run(3, each=lambda: robot.teleop(HOME, gripper=0.5))
+    assert robot.sent[-1].gripper == 0.5
+
+
+def test_a_leap_of_the_clock_does_not_hand_a_led_arm_to_the_policy():
+    robot = Robot()
+
+    def both():
+        robot.push(chunk(robot.now, HOME, gripper=-1.0, points=20))
+        if len(robot.statuses) != 20:
+            robot.teleop(HOME, gripper=1.0)
+    robot.run(20, each=both)
+    robot.now += 300 * MS
+    robot.run(20, each=both)
+    assert {Status.STARTING, Status.TELEOP, Status.NO_CHUNK} == set(robot.statuses)
+    assert {command.gripper for command in robot.sent} == {1.0}
 
 
 def test_after_release_the_command_goes_on_without_a_step():
@@ -1081,7 +1177,8 @@ def test_reset_brakes_and_drops_all_and_chunks_of_older_observations():
     robot.executor.reset()
     robot.pose()
     assert_refused(robot, chunk(robot.now - DT, HOME), 'before reset')
-    assert robot.run(30) == (None, Status.NO_CHUNK)
+    command, status = robot.run(30)
+    assert status == Status.NO_CHUNK and command.gripper is None
     assert_within_limits(robot.sent)
     assert_comes_to_rest(robot.sent)
     assert robot.push(chunk(robot.now, robot.position)) is None
@@ -1419,6 +1516,16 @@ def test_a_step_is_cheap():
         durations.append(time.perf_counter() - begin)
     assert min(durations[10:]) < 150e-6
     assert np.median(durations) < 600e-6
+
+
+@pytest.mark.parametrize('rate, shortest', [(50.0, 0.1), (20.0, 0.25), (1.0, 5.0)])
+def test_a_timeout_of_a_few_periods_is_refused(rate, shortest):
+    """Else each command that is a little late would count as a pause."""
+    ExecutorConfig(command_rate_hz=rate, command_timeout_s=shortest)
+    ExecutorConfig(command_rate_hz=rate, command_timeout_s=0.02, lockstep=True)
+    with pytest.raises(ValueError, match='command_timeout_s is .*, expected at least .*'
+                                         f'{shortest:g}, 5 periods of command_rate_hz {rate:g}'):
+        ExecutorConfig(command_rate_hz=rate, command_timeout_s=0.9 * shortest)
 
 
 def test_every_parameter_is_described():

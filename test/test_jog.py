@@ -26,9 +26,16 @@ def axes(**values):
     return found
 
 
+def jog_of(config):
+    """Return a Jog whose device has said once that nothing is pressed."""
+    result = Jog(config)
+    result.read(REST, FREE)
+    return result
+
+
 @pytest.fixture()
 def jog():
-    return Jog(JogConfig(angular_axes=(-1, -1, 3)))
+    return jog_of(JogConfig(angular_axes=(-1, -1, 3)))
 
 
 def press(jog, *more):
@@ -52,7 +59,7 @@ def test_motion_begins_at_the_measured_pose_and_goes_at_the_speed_of_the_stick(j
 
 
 def test_each_axis_moves_its_own_way_and_a_negative_scale_turns_it_round():
-    jog = Jog(JogConfig(linear_scale=(0.1, -0.2, 0.3), max_lead_m=0.05))
+    jog = jog_of(JogConfig(linear_scale=(0.1, -0.2, 0.3), max_lead_m=0.05))
     jog.read(axes(a0=1.0, a4=-1.0), HELD)
     jog.step(HERE, 0.1)
     np.testing.assert_allclose(jog.step(HERE, 0.1)[0] - HERE[:3], [0, -0.02, -0.03])
@@ -110,6 +117,24 @@ def test_a_takeover_leaves_the_gripper_as_it_was_last_told(jog, told, pressed):
     assert jog.effort == told
 
 
+def test_what_the_gripper_was_told_in_the_moment_of_the_takeover_is_not_undone(jog):
+    jog.told(-1.0)
+    press(jog)
+    jog.told(1.0)  # by the policy, just before it was told to rest
+    assert jog.effort == 1.0
+    press(jog, 0)
+    assert jog.effort == -1.0
+
+
+def test_buttons_that_are_down_in_the_first_message_were_not_pressed():
+    jog = Jog(JogConfig())
+    assert jog.read(REST, [1] * len(FREE)) == frozenset()
+    assert not jog.held and jog.effort is None
+    jog.read(REST, FREE)
+    assert jog.read(REST, [1] * len(FREE)) == frozenset(range(len(FREE)))
+    assert jog.held
+
+
 def test_the_first_that_the_gripper_is_told_is_taken_over_in_the_middle_of_a_lead(jog):
     press(jog)
     jog.told(1.0)
@@ -122,7 +147,7 @@ NUMBER = strategies.floats(-1, 1)
 @given(strategies.lists(strategies.tuples(*6 * [NUMBER]), max_size=200),
        strategies.tuples(*3 * [NUMBER]))
 def test_the_target_never_runs_away_from_a_hand_that_is_held_back(sticks, turned):
-    jog = Jog(JogConfig(linear_axes=(0, 1, 2), angular_axes=(3, 4, 5), max_lead_m=0.02,
+    jog = jog_of(JogConfig(linear_axes=(0, 1, 2), angular_axes=(3, 4, 5), max_lead_m=0.02,
                         max_lead_rad=0.1))
     hand = np.array([*HERE[:3], *turned, 0.0])
     hand[6] = math.sqrt(4 - np.sum(hand[3:6] ** 2))

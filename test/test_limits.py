@@ -134,6 +134,27 @@ def test_a_lower_speed_is_reached_by_braking(steps):
         watch.check(0.02, speed_now)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.3, 1.5]), turn), min_size=2, max_size=8))
+def test_a_turn_to_a_lower_rate_keeps_the_angular_acceleration(stretches):
+    limiter = limiter_at()
+    watch = Watch(limiter)
+    for rate, goal in stretches:
+        for _ in range(12):
+            limiter.step(limiter.position, goal, 0.02, angular_speed=rate)
+            watch.check(0.02)
+
+
+@pytest.mark.parametrize('acceleration', [1e6, 1e9, 1e12])
+def test_no_acceleration_lifts_the_limit_of_speed(acceleration):
+    limits = replace(LIMITS, max_acceleration=acceleration, max_angular_acceleration=acceleration)
+    limiter = limiter_at(limits=limits)
+    watch = Watch(limiter, limits)
+    for x in (0.0, 0.3, -0.3, 0.3):
+        limiter.step(np.array([x, 0.1, 0.4]), rotation.exp(np.array([x, 0.0, 0.0])), 0.02)
+        watch.check(0.02)
+
+
 def test_from_full_speed_a_lower_speed_is_reached_by_braking():
     limiter = limiter_at((-0.4, 0.1, 0.4))
     for _ in range(20):

@@ -39,9 +39,11 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
     Return one chunk that leads from the previous one to the new one, from now on.
 
     The weight of the previous chunk falls in a straight line from 1 now to 0 at the end of the
-    blend; the gripper is the new chunk's at once. Points that are past are dropped: the result
-    begins now, unless the new chunk lies ahead, and keeps `new.stamp_ns`. Corners of either chunk
-    within the blend, and the blend's end, become points. With now 100, a blend of 40, one axis
+    blend; the gripper is the new chunk's at once. Where the new chunk lies ahead altogether, the
+    previous one goes on until its first point is due, and the passage begins then. Points that are
+    past are dropped: the result begins now, or with the new chunk where there is no previous one,
+    and keeps `new.stamp_ns`. Corners of either chunk within the blend, and the blend's end, become
+    points. With now 100, a blend of 40, one axis
     drawn, and the previous chunk's points at 80, 120, 160, the new one's at 80, 100, .., 180:
 
         time (ms)          80   100   110   120   130   140   160   180
@@ -59,7 +61,8 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
         blend_ns: length of the passage, which ends with the new chunk's last point at the latest;
             0 for the new chunk at once.
     """
-    now_ns = max(now_ns, new.stamp_ns)
+    if previous is not None and now_ns < new.first_ns:
+        return _joined(previous, now_ns, blend(previous, new, new.first_ns, blend_ns))
     if previous is None or blend_ns <= 0 or now_ns >= new.end_ns:
         return _from_now(new, now_ns, ())
     end_ns = min(now_ns + blend_ns, new.end_ns)
@@ -78,6 +81,23 @@ def blend(previous: Chunk | None, new: Chunk, now_ns: int, blend_ns: int) -> Chu
             quaternion[i] = rotation.slerp(quaternion[i], old_quaternion, weight)
     return Chunk(merged.stamp_ns, merged.offsets_ns, position, quaternion, merged.gripper,
                  merged.frame_id)
+
+
+def _joined(previous: Chunk, now_ns: int, new: Chunk) -> Chunk:
+    """Return a chunk that goes on from now with the previous one until the new one is due."""
+    if (previous.quaternion is None, previous.gripper is None) != (
+            new.quaternion is None, new.gripper is None):
+        return new
+    corners = (previous.stamp_ns + previous.offsets_ns).tolist()
+    times = [now_ns, *(corner for corner in corners if now_ns < corner < new.first_ns - 1)]
+    if now_ns < new.first_ns - 1:
+        times.append(new.first_ns - 1)  # the way to the new chunk begins no earlier
+    values = [list(value) for value in zip(*(sample(previous, time_ns) for time_ns in times))]
+    position, quaternion, gripper = (
+        None if after is None else np.concatenate([before, after]) for before, after in
+        zip(values, (new.position, new.quaternion, new.gripper), strict=True))
+    offsets_ns = np.append(np.array(times, np.int64) - new.stamp_ns, new.offsets_ns)
+    return Chunk(new.stamp_ns, offsets_ns, position, quaternion, gripper, new.frame_id)
 
 
 def _from_now(chunk: Chunk, now_ns: int, extra_ns: Sequence[int]) -> Chunk:

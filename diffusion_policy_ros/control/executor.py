@@ -8,16 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from diffusion_policy_ros.control.arm import ArmConfig
-from diffusion_policy_ros.control.executor_config import ExecutorConfig
+from diffusion_policy_ros.control.executor_config import ExecutorConfig, LONGEST_STEP_PERIODS
 from diffusion_policy_ros.control.motion import Motion, NEUTRAL_EFFORT
 from diffusion_policy_ros.control.plan import frame_problem, Plan, pose_problem
 from diffusion_policy_ros.control.teleop import Teleop
 from diffusion_policy_ros.datatypes import (
     Chunk, Command, NS_PER_S, Observation, Status, to_ns,
 )
-
-LONGEST_STEP_PERIODS = 5
-"""A pause of more periods than this counts as this many: it is not made good in one move."""
 
 MOVING = (Status.TRACKING, Status.STARVED, Status.TELEOP)
 SILENT = (Status.DISABLED, Status.NO_LIMITS)
@@ -66,7 +63,8 @@ class ChunkExecutor:
         self._enabled = config.enable_on_start
         self._halted = self._astray = False
         self._conflict: Status | None = None
-        self._stopping = False
+        self._stopping = self._forgets = False
+        self._acted_steady_ns = 0
         self.refused: Counter[str] = Counter()
         self.status = Status.NO_POSE if config.enable_on_start else Status.DISABLED
         self._drop()
@@ -80,7 +78,7 @@ class ChunkExecutor:
     def disable(self) -> None:
         """Brake, and send nothing once the arm stands."""
         self._enabled = False
-        self._stop()
+        self._stop(forget=True)
 
     def halt(self) -> None:
         """Brake and hold, until `clear_halt`."""
@@ -89,6 +87,8 @@ class ChunkExecutor:
     def clear_halt(self) -> None:
         """Move again, the first target slowly; after an arm that went astray, too."""
         self._halted = self._astray = False
+        if self._motion is not None:
+            self._motion.forgive()
 
     def conflict(self, status: Status | None) -> None:
         """
@@ -239,7 +239,7 @@ class ChunkExecutor:
         pose_is_fresh = self._pose_is_fresh(now_ns, steady_ns)
         if self._teleop.fresh(now_ns, steady_ns):
             return Status.TELEOP if pose_is_fresh else Status.NO_POSE
-        if self._plan.chunk is None:
+        if self._teleop.held(steady_ns) or not self._plan.begun(now_ns):
             return Status.NO_CHUNK if pose_is_fresh else Status.NO_POSE
         if steady_ns - self._live_steady_ns > self._command_timeout_ns:
             return Status.HELD
@@ -252,11 +252,16 @@ class ChunkExecutor:
         """Send at the command rate, as long as ROS time goes on."""
         status = self._wanted(now_ns, steady_ns)
         if self._motion is not None:
-            elapsed_ns = self._motion.elapsed_ns(now_ns)
-            if not advanced or elapsed_ns is not None and elapsed_ns < self._min_step_ns:
+            if not advanced or self._too_soon(now_ns, steady_ns):
                 beginning = self.status in (Status.STARTING, Status.START_REFUSED)
                 return None, self.status if beginning and status in MOVING else status
         return self._act(status, now_ns, steady_ns)
+
+    def _too_soon(self, now_ns: int, steady_ns: int) -> bool:
+        """Return whether less than half a period has passed, on one clock, since the last step."""
+        elapsed_ns = self._motion.elapsed_ns(now_ns)
+        return (elapsed_ns is not None and elapsed_ns < self._min_step_ns
+                or self._wall_time and steady_ns - self._acted_steady_ns < self._min_step_ns)
 
     def _answer(self, t_ns: int, steady_ns: int) -> tuple[Command | None, Status]:
         """Answer tick t once, as soon as what it waits for is here."""
@@ -310,7 +315,7 @@ class ChunkExecutor:
         if self._stopping and motion.started and not motion.at_rest:
             return motion.hold(now_ns), Status.STOPPING if status in MOVING else status
         if self._stopping:
-            self._forget_motion()
+            self._end_stop()
         if status in SILENT:
             return None, status
         if status not in MOVING:
@@ -333,7 +338,7 @@ class ChunkExecutor:
                 now_ns: int) -> tuple[np.ndarray, np.ndarray | None, float | None]:
         if status == Status.TELEOP:
             command = self._teleop.command
-            return command.position, command.quaternion, command.gripper
+            return command.position, command.quaternion, self._teleop.effort(self._motion.gripper)
         return self._plan.at(now_ns)
 
     def _begin(self) -> None:
@@ -347,24 +352,29 @@ class ChunkExecutor:
 
     # Beginning anew
 
-    def _stop(self) -> None:
-        """Brake, then begin anew at the measured pose; in lockstep, where all waits, at once."""
+    def _stop(self, forget: bool) -> None:
+        """Brake, then begin anew at the measured pose, or go on; in lockstep stop at once."""
         self._following: Status | None = None
-        self._stopping = True
+        self._stopping, self._forgets = True, forget or self._forgets
         if self._lockstep:
+            self._end_stop()
+
+    def _end_stop(self) -> None:
+        if self._forgets:
             self._forget_motion()
+        self._stopping = False
 
     def _forget_motion(self) -> None:
-        self._following, self._stopping = None, False
+        self._following, self._stopping, self._forgets = None, False, False
         if self._motion is not None:
             self._motion.drop()
 
     def _notice_pause(self, now_ns: int, steady_ns: int) -> None:
         """
-        Begin anew where nothing was sent for long.
+        Begin anew, or go on slowly, where nothing was sent for long.
 
         A simulator's time leaps where an episode ends, and its arm is elsewhere then; a clock that
-        is set moves no arm, and motion only goes on slowly.
+        is set moves no arm, and one that heard nothing for long has come to where it was sent.
         """
         passed_ns = steady_ns - self._acted_steady_ns
         self._acted_steady_ns = steady_ns
@@ -373,8 +383,10 @@ class ChunkExecutor:
         if not self._paused(now_ns):
             return
         self._following = None
-        if not self._wall_time or passed_ns > self._command_timeout_ns:
+        if not self._wall_time:
             self._forget_motion()
+        elif passed_ns > self._command_timeout_ns:
+            self._motion.rest()
 
     def _drop(self, before_ns: int | None = None) -> None:
         self._plan.forget(before_ns)
@@ -382,14 +394,13 @@ class ChunkExecutor:
         self._pose: Observation | None = None
         self._pose_is_new = False
         self._pose_steady_ns = self._live_steady_ns = self._tick_steady_ns = 0
-        self._acted_steady_ns = 0
         self._now_ns: int | None = None
         self._reset_ns = before_ns
         self._answered_ns: int | None = None
         if self._motion is not None:
             self._motion.gripper = None
             self._motion.forget_time()
-        self._stop()
+        self._stop(forget=not self._wall_time)
 
     def _notice_jump_back(self, now_ns: int) -> None:
         latest_ns = self._reset_ns if self._now_ns is None else self._now_ns

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LONGEST_STEP_PERIODS = 5
+"""A pause of more periods than this counts as this many: it is not made good in one move."""
+
 
 @dataclass(frozen=True)
 class ExecutorConfig:
@@ -19,8 +22,8 @@ class ExecutorConfig:
         'unit': 's', 'min': 0.0, 'max': 2.0})
     command_timeout_s: float = field(default=0.5, metadata={
         'description': 'Time without a live chunk, on the steady clock, after which the arm is '
-                       'braked and held; also a pause of the node after which motion begins anew '
-                       'from the measured pose.',
+                       'braked and held; also a pause of the node after which motion goes on '
+                       f'slowly. At least {LONGEST_STEP_PERIODS} periods of command_rate_hz.',
         'unit': 's', 'min': 0.02, 'max': 10.0})
     pose_timeout_s: float = field(default=0.5, metadata={
         'description': 'Time without a new ee_pose after which the arm is braked and held.',
@@ -42,3 +45,10 @@ class ExecutorConfig:
     enable_on_start: bool = field(default=False, metadata={
         'description': 'Move without ~/enable; for simulators only, so that a replayed bag moves '
                        'nothing.'})
+
+    def __post_init__(self) -> None:
+        shortest_s = LONGEST_STEP_PERIODS / self.command_rate_hz
+        if not self.lockstep and self.command_timeout_s < shortest_s:
+            raise ValueError(f'command_timeout_s is {self.command_timeout_s:g}, expected at least '
+                             f'{shortest_s:g}, {LONGEST_STEP_PERIODS} periods of command_rate_hz '
+                             f'{self.command_rate_hz:g}')

@@ -64,8 +64,8 @@ class Jog:
         self._config = config
         self._position: np.ndarray | None = None
         self._quaternion: np.ndarray | None = None
-        self._pressed: frozenset[int] = frozenset()
-        self._held = False
+        self._pressed: frozenset[int] | None = None
+        self._held = self._leads_gripper = False
         self._rates = np.zeros(6)
         self.effort: float | None = None
 
@@ -78,6 +78,8 @@ class Jog:
         """
         Take the device's state; return the buttons that were pressed anew.
 
+        Those that are down in the first one were not.
+
         Raises:
             ValueError: 'axes: found, expected': it has too few, or one is no number; the dead-man
                 is released.
@@ -89,12 +91,13 @@ class Jog:
             raise
         config, was_pressed = self._config, self._pressed
         self._pressed = frozenset(i for i, value in enumerate(buttons) if value)
-        anew = self._pressed - was_pressed
+        anew = self._pressed - (self._pressed if was_pressed is None else was_pressed)
         if config.enable_button not in self._pressed:
             self._held = False
         elif config.enable_button in anew:
-            self._held, self._position = True, None
+            self._held, self._leads_gripper, self._position = True, False, None
         if self._held and config.gripper_button in anew:
+            self._leads_gripper = True
             self.effort = OPEN if (self.effort or 0.0) > 0.0 else CLOSED
         return anew
 
@@ -108,8 +111,8 @@ class Jog:
         self._held = False
 
     def told(self, effort: float) -> None:
-        """Take over what the gripper was told, from -1 to 1, unless the person leads it."""
-        if not self._held or self.effort is None:
+        """Take over what the gripper was told, from -1 to 1, unless the person leads it, too."""
+        if not (self._held and self._leads_gripper):
             self.effort = effort
 
     def step(self, measured: np.ndarray, dt_s: float) -> tuple[np.ndarray, np.ndarray] | None:

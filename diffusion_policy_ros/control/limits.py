@@ -220,7 +220,7 @@ class Limiter:
         # A speed limit that was lowered on the way is reached by braking, not at once.
         upper = max(min(fastest, max_speed, room_up), slowest)
         lower = min(max(slowest, -max_speed, -room_down), fastest)
-        slack = SLACK * (max_speed + acceleration * dt_s)
+        slack = SLACK * (max_speed + min(acceleration * dt_s, 2 * max_speed))
         meets = abs(aim - target_velocity) <= acceleration * min(self._min_dt_s, dt_s) + slack
         if meets and lower - slack <= aim <= upper + slack:
             reached = target
@@ -256,7 +256,7 @@ class Limiter:
         target_velocity = rotation.difference(target, self._target_quaternion) / dt_s
         target_velocity = believed + _shortened(target_velocity - believed, change)
         self._target_quaternion, self._target_angular_velocity = target, target_velocity
-        slack = SLACK * (max_rate + change)
+        slack = SLACK * (max_rate + min(change, 2 * max_rate))
         if (_length(aim) <= max_rate + slack
                 and _length(aim - self._angular_velocity) <= change + slack
                 and _length(aim - target_velocity)
@@ -269,12 +269,11 @@ class Limiter:
         behind = (aim - target_velocity) * dt_s
         closing = braking_speed(_length(behind), limits.max_angular_acceleration, dt_s,
                                 self._min_dt_s)
-        goal = target_velocity + _shortened(behind / dt_s, closing)
+        # The ball of allowed speeds is convex: on the way into it, where the limit was lowered,
+        # speed does not grow.
+        goal = _shortened(target_velocity + _shortened(behind / dt_s, closing), max_rate)
         step = _shortened(goal - self._angular_velocity, change)
-        # The ball of allowed speeds is convex and holds the old one: cutting shortens the change.
-        # A limit that was lowered on the way is reached by braking.
-        allowed = max(max_rate, _length(self._angular_velocity) - change)
-        self._angular_velocity = _shortened(self._angular_velocity + step, allowed)
+        self._angular_velocity = self._angular_velocity + step
         self.quaternion = self._turned(dt_s)
 
     def _turned(self, dt_s: float) -> np.ndarray:

@@ -51,6 +51,8 @@ class Motion:
         self.limits_acted: Counter[str] = Counter()
         self.gripper: float | None = None
         self.passed_ns: int | None = None
+        self._followed = False
+        self._sent: np.ndarray | None = None
         self.drop()
 
     def drop(self) -> None:
@@ -63,8 +65,15 @@ class Motion:
         self._elsewhere: np.ndarray | None = None
         self._elsewhere_since_ns = 0
 
+    def rest(self) -> None:
+        """Go on from the commanded pose, at rest: the arm had time to arrive there."""
+        if self.started:
+            self._limiter.reset(self._limiter.position, self._limiter.quaternion)
+        self.approaching = False
+        self.forget_time()
+
     def forget_time(self) -> None:
-        """Count the next step as one period long: the clock was set back."""
+        """Count the next step as one period long."""
         self._last_ns = None
 
     def forget_orientation(self) -> None:
@@ -99,7 +108,9 @@ class Motion:
 
         Motion begins anew, at rest, where the arm is, once poses have agreed on that for a while
         and it is no further outside the workspace than a start may be: one wrong pose moves
-        nothing, nor does one that the arm can't be at.
+        nothing, nor does one that the arm can't be at. It does so once until `forgive`. An arm
+        that leaves that command, too, would leave each one, as under a load too heavy for it or
+        where its pose is another frame's: nothing is commanded any more.
         """
         found, last = pose.value, self._elsewhere
         if not self._apart(np.append(self._limiter.position, self._limiter.quaternion), found):
@@ -111,8 +122,16 @@ class Motion:
         outside = np.linalg.norm(found[:3] - self._limiter.within_workspace(found[:3]))
         if (steady_ns - self._elsewhere_since_ns >= ELSEWHERE_NS
                 and outside <= self._limits.max_start_jump):
-            self.begin(pose)
+            if self._followed:
+                self.drop()
+            else:
+                self.begin(pose)
+                self._followed = True
         return True
+
+    def forgive(self) -> None:
+        """Let the command go once more to an arm that is elsewhere."""
+        self._followed = False
 
     def _apart(self, one: np.ndarray, other: np.ndarray) -> bool:
         """Return whether an arm can't be at both of two poses (7,) at a time."""
@@ -184,5 +203,9 @@ class Motion:
 
     def _command(self, now_ns: int) -> Command:
         self._last_ns = now_ns
-        return Command(now_ns, self._limiter.position, self._limiter.quaternion,
+        quaternion = self._limiter.quaternion
+        if self._sent is not None and quaternion @ self._sent < 0.0:
+            quaternion = -quaternion  # the same; but who interpolates components would swing round
+        self._sent = quaternion
+        return Command(now_ns, self._limiter.position, quaternion,
                        self.gripper if self._has_gripper else None, self._frame_id)

@@ -144,6 +144,10 @@ class Plan:
         """Return whether the chunk still has a point now or later."""
         return self.chunk is not None and now_ns <= self.chunk.end_ns
 
+    def begun(self, now_ns: int) -> bool:
+        """Return whether there is a chunk and its first point is due now or earlier."""
+        return self.chunk is not None and now_ns >= self.chunk.first_ns
+
     def _within(self, stamp_ns: int, t_ns: int) -> bool:
         return 0 <= t_ns - stamp_ns < self._period_ns
 

@@ -32,6 +32,7 @@ class Teleop:
     def forget(self) -> None:
         """Drop the target, as if the dead-man had been let go."""
         self.command: Command | None = None
+        self._first_effort: float | None = None
         self._steady_ns = 0
 
     def take(self, command: Command, now_ns: int, steady_ns: int,
@@ -50,15 +51,33 @@ class Teleop:
         if not self._lockstep and abs(now_ns - command.stamp_ns) > self._timeout_ns:
             return (f'past: stamped {_seconds(now_ns - command.stamp_ns)} ago, expected at most '
                     f'teleop_timeout_s {_seconds(self._timeout_ns)}')
+        if not self.held(steady_ns):
+            self._first_effort = command.gripper
         self.command = replace(command, quaternion=normalised(command.quaternion))
         self._steady_ns = steady_ns
         return None
 
+    def effort(self, told: float | None) -> float | None:
+        """
+        Return the closing effort; None until the person asks for another one than at first.
+
+        Who takes over may not know yet what the hand was told a moment ago.
+
+        Args:
+            told: what the hand was told last; where that is nothing, the first effort counts.
+        """
+        if self._lockstep or told is None or self.command.gripper != self._first_effort:
+            self._first_effort = None
+        return self.command.gripper if self._first_effort is None else None
+
     def fresh(self, now_ns: int, steady_ns: int) -> bool:
-        """Return whether the dead-man is held; a target of before a leap of ROS time is not."""
-        if self.command is None or steady_ns - self._steady_ns > self._timeout_ns:
-            return False
-        return self._lockstep or now_ns - self.command.stamp_ns <= self._timeout_ns
+        """Return whether the target is one to follow; that of before a leap of ROS time is not."""
+        return self.held(steady_ns) and (
+            self._lockstep or now_ns - self.command.stamp_ns <= self._timeout_ns)
+
+    def held(self, steady_ns: int) -> bool:
+        """Return whether the dead-man is held, as far as the steady clock tells."""
+        return self.command is not None and steady_ns - self._steady_ns <= self._timeout_ns
 
 
 def _seconds(duration_ns: int) -> str:

@@ -204,9 +204,10 @@ def test_a_takeover_sends_what_the_gripper_was_last_told_and_nothing_before(desk
     desk.state, desk.told = (REST, FREE), 0.8
     desk.says('gripper', 'closed')
     desk.press_anew()
-    desk.told = -0.8
     desk.wait()
     assert {readings.gripper_target(msg) for msg in desk.grippers} == {0.8}
+    desk.told = -0.8  # by the policy, just before the takeover
+    desk.probe.wait(lambda: readings.gripper_target(desk.grippers[-1]) == -0.8, 'that, too')
     desk.state = REST, FREE
     desk.says('gripper', 'open')
 
