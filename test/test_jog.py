@@ -148,7 +148,7 @@ NUMBER = strategies.floats(-1, 1)
        strategies.tuples(*3 * [NUMBER]))
 def test_the_target_never_runs_away_from_a_hand_that_is_held_back(sticks, turned):
     jog = jog_of(JogConfig(linear_axes=(0, 1, 2), angular_axes=(3, 4, 5), max_lead_m=0.02,
-                        max_lead_rad=0.1))
+                           max_lead_rad=0.1))
     hand = np.array([*HERE[:3], *turned, 0.0])
     hand[6] = math.sqrt(4 - np.sum(hand[3:6] ** 2))
     hand[3:] /= 2

@@ -81,6 +81,7 @@ def test_the_median_of_an_even_number_lies_between_two(trained, tmp_path):
     ({'sampler': 'ddpm'}, "sampler is 'ddpm', expected 'ddim'"),
     ({'num_inference_steps': 4}, 'num_inference_steps is 4, expected 8'),
     ({'timestep_spacing': 'trailing'}, "timestep_spacing is 'trailing', expected 'leading'"),
+    ({'n_action_steps': 1}, 'n_action_steps is 1, expected 4'),
     ({'blend_s': 0.0}, 'blend_s is 0.0, expected 0.1'),
     ({'timestep_spacing': None}, 'timestep_spacing'),
     ({'seeds': 5}, 'seeds'),
@@ -107,6 +108,31 @@ def test_a_variant_with_a_step_too_few_is_one_line(trained, tmp_path):
     path = changed(tmp_path, ROOT / 'results/drawer_open/delta.json', steps=[7])
     line = refused(trained, RESULT, '-v', tmp_path)
     assert line == f'model_card: {path}: found 1 steps, expected 50, one for each success'
+
+
+def test_a_variant_of_another_task_is_refused(trained, tmp_path):
+    path = changed(tmp_path, ROOT / 'results/drawer_open/delta.json', task='push-v3')
+    line = refused(trained, RESULT, '-v', tmp_path)
+    assert line == f"model_card: {path}: task is 'push-v3', expected 'drawer-open-v3'"
+
+
+def test_other_demonstrations_of_a_variant_are_named(trained, tmp_path):
+    variants = tmp_path / 'variants'
+    variants.mkdir()
+    data = {'episodes': 250, 'frames': 9, 'sha256': 'a', 'seed_start': 1000000}
+    changed(variants, ROOT / 'results/drawer_open/delta.json', trained={'data': data})
+    assert '| delta | ' in run(trained, RESULT, '-v', variants)
+    changed(variants, ROOT / 'results/drawer_open/delta.json',
+            trained={'data': {**data, 'start_offset': 0.05}})
+    card = run(trained, RESULT, '-v', variants)
+    assert '| delta (start_offset is 0.05, expected 0.0) | ' in card
+
+
+def test_how_the_demonstrations_were_made_is_told(trained):
+    evaluation = change_provenance(trained, lambda found: found['data'].update(
+        start_offset=0.05, ticks_after_success=50))
+    assert ('seeds from 1000000, begun up to 0.05 m elsewhere, going on for 50 ticks after '
+            'success, sha256') in run(trained, evaluation)
 
 
 def test_data_that_the_expert_did_not_make_have_no_first_seed(trained):

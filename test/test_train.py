@@ -105,6 +105,16 @@ def test_resumed_training_is_the_uninterrupted_one_to_the_bit(dataset, tmp_path,
             torch.testing.assert_close(cut[part][name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_who_goes_on_with_other_code_says_so(dataset, tmp_path, monkeypatch):
+    for steps, code in ((2, 'a'), (3, 'b'), (4, 'b'), (5, 'c')):
+        monkeypatch.setattr(train, 'code_version', lambda code=code: code)
+        monkeypatch.setattr(train.Trainer, 'steps', property(lambda _, steps=steps: steps,
+                                                             lambda *_: None), raising=False)
+        run(small('training.steps=9', 'training.save_every=1'), dataset, tmp_path / 'run')
+    found = read_checkpoint_config(tmp_path / 'run/checkpoint').provenance['versions']
+    assert found['diffusion_policy_ros'] == 'a to step 2; b to step 4; c'
+
+
 def test_refuses_to_go_on_with_another_configuration(dataset, tmp_path):
     run(small('training.steps=3'), dataset, tmp_path / 'run')
     before = (tmp_path / 'run/state.pt').read_bytes()

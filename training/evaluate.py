@@ -26,6 +26,7 @@ import sys
 import time
 from typing import Any
 
+from code_version import code_version
 from evaluation_options import as_asked, DEFAULT_BLEND_S, options_of, settings_of
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import numpy as np
@@ -266,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                              **{key: provenance.get(key)
                                 for key in ('training', 'data', 'versions')}},
                  'network': policy.config.network, 'versions': versions(),
+                 'code': code_version(),
                  'threads': options.threads, 'cores': os.cpu_count(), 'device': options.device}
         if options.output:
             check_writable(options.output)
@@ -300,7 +302,7 @@ def measure(policy: DiffusionPolicy, task: str, noise_seed: int, facts: dict[str
         **settings_of(policy.config, task, seeds, noise_seed, options.blend, options.workers),
         **{key: facts[key] for key in ('checkpoint_sha256', 'versions', 'device', 'threads')}})
     if found:
-        print(f'{path} is there already:')
+        print(f"{path} is there already, of version {found.get('code', 'unknown')}:")
     else:
         with progress_bar(task, len(seeds)) as on_episode:
             result = {**evaluate(policy, task, seeds, options.workers, noise_seed, options.blend,

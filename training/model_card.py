@@ -28,8 +28,11 @@ from diffusion_policy_ros.policy.checkpoint_config import (
     read_checkpoint_config,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
+from diffusion_policy_ros.sim.tasks import TICKS_AFTER_SUCCESS
 from diffusion_policy_ros.statistics import percent
 from diffusion_policy_ros.typed import differences
+
+HOW_COLLECTED = ('seed_start', 'start_offset', 'ticks_after_success')
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Evaluation:
     n_episodes: int
     wilson95: tuple[float, float]
     versions: dict[str, str]
+    n_action_steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Variant:
     """What is used of a variant's file of evaluate.py."""
 
+    task: str
     seeds: tuple[int, ...]
     success: tuple[bool, ...]
     steps: tuple[int, ...]
@@ -62,6 +67,7 @@ class Variant:
     wilson95: tuple[float, float]
     limits_acted: int
     trained_steps: int
+    trained: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if len(self.steps) != len(self.success):
@@ -77,6 +83,8 @@ class Data:
     frames: int
     sha256: str
     seed_start: int | None = None
+    start_offset: float = 0.0
+    ticks_after_success: int = TICKS_AFTER_SUCCESS
 
 
 @dataclass(frozen=True)
@@ -140,31 +148,45 @@ def card(config: CheckpointConfig, result: Evaluation, variants: dict[str, Varia
         f'decay {training.weight_decay:g}, {ema}seed {training.seed} |',
         f'| versions | {", ".join(map(" ".join, result.versions.items()))} |',
         '', '![training curve](loss.png)', '']
-    return '\n'.join([*lines, *_tried(variants, provenance.step)])
+    return '\n'.join([*lines, *_tried(variants, provenance.step, data)])
 
 
 def _demonstrations(data: Data) -> str:
     if data.seed_start is None:
         return f'{data.episodes} episodes, {data.frames} frames'
-    return (f'{data.episodes} of the scripted expert, {data.frames} frames, seeds from '
-            f'{data.seed_start}')
+    return ', '.join([
+        f'{data.episodes} of the scripted expert', f'{data.frames} frames',
+        f'seeds from {data.seed_start}',
+        *([f'begun up to {data.start_offset:g} m elsewhere'] if data.start_offset else []),
+        *([f'going on for {data.ticks_after_success} ticks after success']
+          if data.ticks_after_success != TICKS_AFTER_SUCCESS else [])])
 
 
-def _tried(variants: dict[str, Variant], steps: int) -> list[str]:
-    """Return the lines of the variants beside the checkpoint's own steps of training."""
+def _other_data(row: Variant, data: Data, where: str) -> str:
+    """Return in what a variant's demonstrations differ, where its result tells."""
+    if not (row.trained or {}).get('data'):
+        return ''
+    found = pick(Data, row.trained['data'], where)
+    others = differences(vars(found), {key: getattr(data, key) for key in HOW_COLLECTED})
+    return f' ({"; ".join(others)})' if others else ''
+
+
+def _tried(variants: dict[str, Variant], steps: int, data: Data) -> list[str]:
+    """Return the lines of the variants beside the checkpoint's own steps and data."""
     if not variants:
         return []
     trained = ' or '.join(map(str, sorted({row.trained_steps for row in variants.values()})))
     seeds = ' or '.join(sorted({seed_range(row.seeds) for row in variants.values()}))
     lines = ['## What was tried', '',
-             f'Demonstrations of the same seeds, {trained} training steps (above: {steps}), each '
-             f'evaluated once. Environment seeds {seeds}.', '',
+             f'Demonstrations of the same seeds where no other is named, {trained} training steps '
+             f'(above: {steps}), each evaluated once. Environment seeds {seeds}.', '',
              '| variant | success | interval | median ticks | limits acted |',
              '|---|---|---|---|---|']
     for name, row in variants.items():
         won = [ticks for ticks, success in zip(row.steps, row.success) if success]
         middle = f'{median(won):g}' if won else '-'
-        lines.append(f"| {name.replace('_', ' ')} | {row.n_success}/{row.n_episodes} "
+        label = name.replace('_', ' ') + _other_data(row, data, name)
+        lines.append(f'| {label} | {row.n_success}/{row.n_episodes} '
                      f'| {percent(row.wilson95)} | {middle} | {row.limits_acted} |')
     return [*lines, '']
 
@@ -187,11 +209,27 @@ def read_evaluation(path: Path, checkpoint: Path, policy: PolicyConfig) -> Evalu
     result, noise = read(Evaluation, path), policy.noise
     if result.checkpoint_sha256 != checkpoint_hash(checkpoint):
         raise ValueError(f'{path}: evaluates another checkpoint than {checkpoint}')
-    expected = {'task': policy.task, 'sampler': noise.sampler,
+    expected = {'task': policy.task, 'n_action_steps': policy.n_action_steps,
+                'sampler': noise.sampler,
                 'num_inference_steps': noise.num_inference_steps,
                 'timestep_spacing': noise.timestep_spacing, 'blend_s': ExecutorConfig().blend_s}
-    if others := differences(vars(result), expected):
+    found = {'n_action_steps': policy.n_action_steps, **{
+        key: value for key, value in vars(result).items() if value is not None}}
+    if others := differences(found, expected):
         raise ValueError(f'{path}: {"; ".join(others)}, as the nodes run it')
+    return result
+
+
+def read_variant(path: Path, task: str) -> Variant:
+    """
+    Return a variant's result.
+
+    Raises:
+        ValueError: in one line that names the file, when it is of another task or otherwise.
+    """
+    result = read(Variant, path)
+    if result.task != task:
+        raise ValueError(f'{path}: task is {result.task!r}, expected {task!r}')
     return result
 
 
@@ -208,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = read_checkpoint_config(source)
         result = read_evaluation(options.evaluation, source, config.policy)
         paths = sorted(options.variants.glob('*.json')) if options.variants else ()
-        variants = {path.stem: read(Variant, path) for path in paths}
+        variants = {path.stem: read_variant(path, config.policy.task) for path in paths}
         text = card(config, result, variants, str(source / CONFIG_NAME))
         check_writable(options.output / 'README.md')
         shutil.copy(options.trained / 'loss.png', options.output)

@@ -106,6 +106,7 @@ class Trainer:
             accelerator.num_processes)
         self.steps = training.steps or math.ceil(training.epochs * self.batches.steps_per_epoch)
         self.step, self.waited_s = 0, 0.0
+        self.code = code_version()
         self._images = {
             name: [torch.from_numpy(array).to(device)
                    for array in (data.buffer.arrays[name], data.buffer.shown[name])]
@@ -173,7 +174,7 @@ class Trainer:
                  'optimizer': self.optimizer.state_dict(), 'step': self.step,
                  'processes': self.accelerator.num_processes,
                  'config': json.dumps(to_mapping(self.config)),
-                 'data': provenance['data']['sha256']}
+                 'data': provenance['data']['sha256'], 'code': self.code}
         new = folder / '.state.pt.new'
         try:
             with new.open('wb') as file:
@@ -231,6 +232,9 @@ class Trainer:
                              f'({shorten(str(error), 200)}), expected what a run has saved; '
                              'without the file it begins anew') from None
         self.step = state['step']
+        before = state.get('code', self.code)
+        again = before.rpartition('; ')[2] == self.code
+        self.code = before if again else f'{before} to step {self.step}; {self.code}'
 
 
 def read_data(path: Path, config: Config) -> tuple[WindowData, WindowData, dict[str, Any]]:
@@ -281,7 +285,7 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
     provenance |= {'training': to_mapping(config.training), 'machine': platform.machine(),
                    'device': accelerator.device.type, 'processes': accelerator.num_processes,
                    'threads': torch.get_num_threads(),
-                   'versions': {PACKAGE: code_version(), 'python': platform.python_version(), **{
+                   'versions': {PACKAGE: trainer.code, 'python': platform.python_version(), **{
                        name: version(name) for name in ('torch', 'torchvision', 'accelerate')}}}
     if not accelerator.is_main_process:
         run(trainer, None, stopping, lambda: None)
