@@ -102,6 +102,18 @@ def test_the_hand_begins_as_far_away_as_is_asked_at_rest_and_open():
     arm.close()
 
 
+def test_an_expert_that_is_told_another_goal_goes_there(tmp_path):
+    arrays, attributes = _collect(tmp_path / 'aimed.zarr', 1, goal_offset=(0.0, 0.0, 0.045),
+                                  ticks_after_success=60)
+    assert attributes['goal_offset'] == [0.0, 0.0, 0.045]
+    arm = MetaWorldArm('reach-v3')
+    _, info = arm.reset(seed=SEED)
+    hand = arrays['data/ee_pose'][arrays['meta/episode_ends'][0] - 1, :3]
+    above = hand - info['sim_state'][36:39]
+    np.testing.assert_allclose(above, [0.0, 0.0, 0.045], atol=0.01)
+    arm.close()
+
+
 def test_the_layout_is_the_writers(three):
     arrays, _ = three
     steps = arrays['meta/episode_ends'][-1]

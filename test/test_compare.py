@@ -57,7 +57,8 @@ def steps(monkeypatch):
             config, = configs_of(parser.parse_args(words))
             data.update(task=config.task, seed_start=config.seed_start,
                         start_offset=config.start_offset,
-                        ticks_after_success=config.ticks_after_success)
+                        ticks_after_success=config.ticks_after_success,
+                        goal_offset=list(config.goal_offset))
         if script == 'train.py':
             folder = Path(words[words.index('-o') + 1])
             (folder / 'checkpoint').mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,8 @@ def evaluated(*options):
      ('trained.data.start_offset is 0.0, expected 0.05',)),
     ({'collect': ['--ticks-after-success', '40']},
      ('trained.data.ticks_after_success is 10, expected 40',)),
+    ({'collect': ['--goal-offset', '0', '0', '0.01']},
+     ('trained.data.goal_offset is [0.0, 0.0, 0.0], expected [0.0, 0.0, 0.01]',)),
     ({'collect': ['--seed-start', '2000000']}, ('trained.data.seed_start is 1000000',)),
     ({'episodes': 11}, ('12 demonstrations were used, expected at most 11',)),
     ({'tasks': {**TASKS, 'reach-v3': {**TASKS['reach-v3'], 'cameras': ['arm']}}},
@@ -174,6 +177,8 @@ def test_a_result_that_the_edited_table_would_give_again_is_kept(table, steps, c
     ('start_offset', ['--start-offset', '0.05'], 'start_offset is 0.0, expected 0.05'),
     ('ticks_after_success', ['--ticks-after-success', '40'],
      'ticks_after_success is 10, expected 40'),
+    ('goal_offset', ['--goal-offset', '0', '0.1', '0'],
+     r'goal_offset is \[0.0, 0.0, 0.0\], expected \[0.0, 0.1, 0.0\]'),
 ])
 def test_demonstrations_that_do_not_say_where_they_began_or_ended_are_of_the_defaults(
         table, steps, key, option, words):

@@ -56,10 +56,13 @@ def in_order(episodes: Iterator[Episode], first_seed: int) -> Iterator[Episode]:
 
 def open_writer(config: CollectConfig, path: Path) -> ReplayWriter:
     """Return the data set of these settings; raises ValueError when `path` holds other data."""
+    settings = to_mapping(config)
+    if not any(config.goal_offset):
+        del settings['goal_offset']  # which older data sets don't know
     packages = ('metaworld', 'mujoco', 'gymnasium', 'numpy', 'opencv-python-headless', 'zarr')
     try:
         return ReplayWriter(
-            path, config.cameras, to_mapping(config),
+            path, config.cameras, settings,
             {'step_ns': STEP_NS, 'failed_seeds': [], 'n_failures': 0,
              'versions': {name: version(name) for name in packages}})
     except OSError as error:  # nothing is collected yet

@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--start-offset', type=float, default=0.0, metavar='METRES',
                         help='by which the hand begins elsewhere along each axis (standard '
                         'deviation), so that its place does not tell that of the goal')
+    parser.add_argument('--goal-offset', type=float, nargs=3, default=[0.0, 0.0, 0.0],
+                        metavar=('X', 'Y', 'Z'),
+                        help='metres from the goal to where the expert believes it to be; that of '
+                        'reach-v3 brings the hand there, though the fingertips count, 0.045 lower')
     parser.add_argument('--workers', type=int, default=2, help='simulations in parallel')
     parser.add_argument('--ray', nargs='?', const='auto', metavar='ADDRESS', default=None,
                         help="run the simulations on a Ray cluster, this machine's by default")
@@ -45,5 +49,6 @@ def configs_of(args: argparse.Namespace) -> list[CollectConfig]:
         ValueError: in one line.
     """
     return [CollectConfig(task, tuple(args.cameras), args.source_size, args.size, args.renderer,
-                          args.seed_start, args.ticks_after_success, args.start_offset)
+                          args.seed_start, args.ticks_after_success, args.start_offset,
+                          tuple(args.goal_offset))
             for task in expand_tasks(args.task)]

@@ -41,6 +41,7 @@ class CollectConfig:
         start_offset: metres by which the hand begins an episode elsewhere, the standard deviation
             along each axis. It is moved there before the first step that is kept. Without it,
             where the hand is tells where the goal must be, before any camera sees it.
+        goal_offset: metres from the goal to where the expert believes it to be.
     """
 
     task: str
@@ -51,6 +52,7 @@ class CollectConfig:
     seed_start: int = FIRST_COLLECTION_SEED
     ticks_after_success: int = TICKS_AFTER_SUCCESS
     start_offset: float = 0.0
+    goal_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -66,6 +68,8 @@ class CollectConfig:
                              '0 < size <= source_size and no negative ticks')
         if not 0 <= self.start_offset < 1:
             raise ValueError(f'start_offset is {self.start_offset} m, expected 0 to less than 1')
+        if not np.all(np.abs(self.goal_offset) < 1):
+            raise ValueError(f'goal_offset is {list(self.goal_offset)} m, expected less than 1')
 
 
 class ScaledCameras(gymnasium.ObservationWrapper):
@@ -152,7 +156,7 @@ def run_episodes(config: CollectConfig, first_seed: int, on_tick: Callable[[int]
         on_tick: is told the number of frames of each tick.
         workers: simulations in parallel, each in its own process.
     """
-    expert = Expert(config.task)
+    expert = Expert(config.task, config.goal_offset)
     envs = parallel_envs([partial(make_env, config)] * workers)
     with closing_envs(envs):
         episodes = [Episode(seed) for seed in range(first_seed, first_seed + workers)]

@@ -32,7 +32,7 @@ from diffusion_policy_ros.sim.tasks import TICKS_AFTER_SUCCESS
 from diffusion_policy_ros.statistics import percent
 from diffusion_policy_ros.typed import differences
 
-HOW_COLLECTED = ('seed_start', 'start_offset', 'ticks_after_success')
+HOW_COLLECTED = ('seed_start', 'start_offset', 'ticks_after_success', 'goal_offset')
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Data:
     seed_start: int | None = None
     start_offset: float = 0.0
     ticks_after_success: int = TICKS_AFTER_SUCCESS
+    goal_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _demonstrations(data: Data) -> str:
         f'seeds from {data.seed_start}',
         *([f'begun up to {data.start_offset:g} m elsewhere'] if data.start_offset else []),
         *([f'going on for {data.ticks_after_success} ticks after success']
-          if data.ticks_after_success != TICKS_AFTER_SUCCESS else [])])
+          if data.ticks_after_success != TICKS_AFTER_SUCCESS else []),
+        *([f'aimed {list(data.goal_offset)} m beside the goal'] if any(data.goal_offset) else [])])
 
 
 def _other_data(row: Variant, data: Data, where: str) -> str:

@@ -181,7 +181,8 @@ def _unlike_data(data: dict[str, Any], config: Config, asked: argparse.Namespace
     settings = to_mapping(configs_of(asked)[0])
     cameras = settings.pop('cameras')
     # Where older data does not say, they all began alike and went on as long.
-    found = {'start_offset': 0.0, 'ticks_after_success': TICKS_AFTER_SUCCESS, **data}
+    found = {'start_offset': 0.0, 'ticks_after_success': TICKS_AFTER_SUCCESS,
+             'goal_offset': [0.0, 0.0, 0.0], **data}
     lines = differences(found, {key: value for key, value in settings.items() if key in found},
                         'trained.data.')
     used = [camera.name for camera in config.policy.observation.cameras]

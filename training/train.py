@@ -51,7 +51,7 @@ from diffusion_policy_ros.typed import from_mapping, to_mapping
 
 LOG_EVERY = 25
 STATE = {'policy', 'average', 'optimizer', 'step', 'processes', 'config', 'data'}
-COLLECTED = ('task', 'seed_start', 'start_offset', 'ticks_after_success')
+COLLECTED = ('task', 'seed_start', 'start_offset', 'ticks_after_success', 'goal_offset')
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one evaluates
 
 

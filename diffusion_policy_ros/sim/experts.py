@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import warnings
 
 import numpy as np
@@ -14,6 +15,8 @@ from metaworld.policies import ENV_POLICY_MAP  # noqa: I100
 # Experts name moves beyond [-1, 1] all the time; they are clipped below.
 warnings.filterwarnings('ignore', message=r'Constant\(s\) may be too high')
 
+GOAL = slice(36, 39)  # in MetaWorld's observation
+
 
 class Expert:
     """
@@ -21,13 +24,15 @@ class Expert:
 
     Args:
         task: one of `tasks.TASKS`.
+        goal_offset: (3,) metres, from the goal to where the expert believes it to be.
 
     Raises:
         ValueError: for an unknown task.
     """
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, goal_offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
         self._policy = ENV_POLICY_MAP[check_task(task)]()
+        self._goal_offset = goal_offset
 
     def target(self, sim_state: np.ndarray) -> tuple[np.ndarray, float]:
         """
@@ -46,5 +51,7 @@ class Expert:
         sim_state = np.asarray(sim_state, np.float64)
         if sim_state.shape != (42,):
             raise ValueError(f'sim_state has shape {sim_state.shape}, expected (42,)')
-        action = np.asarray(self._policy.get_action(sim_state[:39]), np.float64).clip(-1.0, 1.0)
+        believed = sim_state[:39].copy()
+        believed[GOAL] += self._goal_offset
+        action = np.asarray(self._policy.get_action(believed), np.float64).clip(-1.0, 1.0)
         return sim_state[39:] + action[:3] * ACTION_SCALE, float(action[3])
