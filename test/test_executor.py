@@ -1178,7 +1178,7 @@ def test_reset_brakes_and_drops_all_and_chunks_of_older_observations():
     robot.pose()
     assert_refused(robot, chunk(robot.now - DT, HOME), 'before reset')
     command, status = robot.run(30)
-    assert status == Status.NO_CHUNK and command.gripper is None
+    assert status == Status.NO_CHUNK and command.gripper == -1.0
     assert_within_limits(robot.sent)
     assert_comes_to_rest(robot.sent)
     assert robot.push(chunk(robot.now, robot.position)) is None

@@ -398,8 +398,9 @@ class ChunkExecutor:
         self._reset_ns = before_ns
         self._answered_ns: int | None = None
         if self._motion is not None:
-            self._motion.gripper = None
             self._motion.forget_time()
+            if not self._wall_time:
+                self._motion.gripper = None
         self._stop(forget=not self._wall_time)
 
     def _notice_jump_back(self, now_ns: int) -> None:
