@@ -28,11 +28,9 @@ from diffusion_policy_ros.policy.checkpoint_config import (
     read_checkpoint_config,
 )
 from diffusion_policy_ros.policy.config import PolicyConfig
-from diffusion_policy_ros.sim.tasks import TICKS_AFTER_SUCCESS
+from diffusion_policy_ros.sim.tasks import COLLECTED_BY_DEFAULT, TICKS_AFTER_SUCCESS
 from diffusion_policy_ros.statistics import percent
 from diffusion_policy_ros.typed import differences
-
-HOW_COLLECTED = ('seed_start', 'start_offset', 'ticks_after_success', 'goal_offset')
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,8 @@ def _other_data(row: Variant, data: Data, where: str) -> str:
     if not (row.trained or {}).get('data'):
         return ''
     found = pick(Data, row.trained['data'], where)
-    others = differences(vars(found), {key: getattr(data, key) for key in HOW_COLLECTED})
+    others = differences(vars(found), {
+        key: getattr(data, key) for key in ('seed_start', *COLLECTED_BY_DEFAULT)})
     return f' ({"; ".join(others)})' if others else ''
 
 

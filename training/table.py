@@ -13,7 +13,7 @@ from evaluation_options import as_asked, options_of, settings_of
 from result_files import read, seed_range
 from settings import Config, unlike
 
-from diffusion_policy_ros.sim.tasks import check_task, TICKS_AFTER_SUCCESS
+from diffusion_policy_ros.sim.tasks import check_task, COLLECTED_BY_DEFAULT
 from diffusion_policy_ros.typed import differences, from_mapping, to_mapping
 
 
@@ -180,9 +180,7 @@ def _unlike_data(data: dict[str, Any], config: Config, asked: argparse.Namespace
     """Return in what the demonstrations that were used differ from those that are asked for."""
     settings = to_mapping(configs_of(asked)[0])
     cameras = settings.pop('cameras')
-    # Where older data does not say, they all began alike and went on as long.
-    found = {'start_offset': 0.0, 'ticks_after_success': TICKS_AFTER_SUCCESS,
-             'goal_offset': [0.0, 0.0, 0.0], **data}
+    found = {**COLLECTED_BY_DEFAULT, **data}
     lines = differences(found, {key: value for key, value in settings.items() if key in found},
                         'trained.data.')
     used = [camera.name for camera in config.policy.observation.cameras]

@@ -47,11 +47,12 @@ from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import Normalizer
+from diffusion_policy_ros.sim.tasks import COLLECTED_BY_DEFAULT
 from diffusion_policy_ros.typed import from_mapping, to_mapping
 
 LOG_EVERY = 25
 STATE = {'policy', 'average', 'optimizer', 'step', 'processes', 'config', 'data'}
-COLLECTED = ('task', 'seed_start', 'start_offset', 'ticks_after_success', 'goal_offset')
+COLLECTED = ('task', 'seed_start', *COLLECTED_BY_DEFAULT)
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one evaluates
 
 

@@ -12,6 +12,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.task import Future
 
 from diffusion_policy_ros.nodes.spin import EventsExecutor
 
@@ -22,6 +23,23 @@ AGAIN_S = 5.0  # a request may have gone to a server that was killed and is not 
 
 class Stopped(Exception):
     """SIGINT or SIGTERM came."""
+
+
+def asking(client: Client, request: Any, again_s: float) -> Callable[[], Future | None]:
+    """Return what asks a service, each `again_s` seconds anew, and returns what is answered."""
+    futures, sent_s = [], -math.inf
+
+    def answer() -> Future | None:
+        nonlocal sent_s
+        for future in futures:
+            if future.done():
+                return future
+        if time.monotonic() - sent_s >= again_s or not futures:
+            futures.append(client.call_async(request))
+            sent_s = time.monotonic()
+        return None
+
+    return answer
 
 
 class SelfSpinning(Node):
@@ -91,17 +109,9 @@ class SelfSpinning(Node):
             TimeoutError: names the service, when it is not there or does not answer in time.
         """
         self.wait(client.service_is_ready, limit_s, f'service {client.srv_name}')
-        futures, sent_s = [], -math.inf
-
-        def answered() -> bool:
-            nonlocal sent_s
-            if time.monotonic() - sent_s >= again_s or not futures:
-                futures.append(client.call_async(request))
-                sent_s = time.monotonic()
-            return any(future.done() for future in futures)
-
-        self.wait(answered, limit_s, f'the answer of {client.srv_name}')
-        return next(future for future in futures if future.done()).result()
+        answer = asking(client, request, again_s)
+        self.wait(answer, limit_s, f'the answer of {client.srv_name}')
+        return answer().result()
 
     def set_remote(self, client: Client, limit_s: float, **values: Any) -> None:
         """

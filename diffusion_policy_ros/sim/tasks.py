@@ -15,6 +15,10 @@ TICKS_AFTER_SUCCESS = 10  # that a demonstration goes on
 VIEW_CAMERA = 'corner4'  # the outside view of films
 ACTION_SCALE = 0.01  # metres that an action of 1 moves the mocap body in a tick
 
+# How demonstrations were collected whose data set, an older one, does not say.
+COLLECTED_BY_DEFAULT = {'start_offset': 0.0, 'ticks_after_success': TICKS_AFTER_SUCCESS,
+                        'goal_offset': [0.0, 0.0, 0.0]}
+
 FIRST_COLLECTION_SEED = 1_000_000  # below: evaluation, from here on: demonstrations
 
 TASKS = (

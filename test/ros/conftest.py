@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import importlib.util
-import math
 import os
 from pathlib import Path
 import signal
@@ -24,7 +23,6 @@ from diffusion_policy_ros.nodes.supervisor import own_domain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 100.0  # a busy machine of two cores needs most of a minute to import PyTorch
-AGAIN_S = 5.0
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
 # Other tests on this machine, those of other workers too, have other domains.
@@ -123,19 +121,12 @@ class Probe:
         """
         from rcl_interfaces.srv import ListParameters
 
+        from diffusion_policy_ros.nodes.self_spinning import AGAIN_S, asking
+
         service = f'{name}/list_parameters'
         client = self.node.create_client(ListParameters, service)
         self.wait(client.service_is_ready, f'service {service}')
-        futures, sent_s = [], -math.inf
-
-        def answered() -> bool:
-            nonlocal sent_s
-            if time.monotonic() > sent_s + AGAIN_S:
-                futures.append(client.call_async(ListParameters.Request()))
-                sent_s = time.monotonic()
-            return any(future.done() for future in futures)
-
-        self.wait(answered, f'the answer of {service}')
+        self.wait(asking(client, ListParameters.Request(), AGAIN_S), f'the answer of {service}')
         self.node.destroy_client(client)
 
     def close(self) -> None:
