@@ -275,7 +275,8 @@ def test_the_small_presets_differ_in_the_network_alone():
                  if unet[part][key] != transformer[part][key]}
     assert differing <= {'policy.network', 'policy.transformer', 'training.betas',
                          'training.weight_decay', 'training.warmup_steps',
-                         'training.learning_rate', 'training.noise_draws'}
+                         'training.learning_rate', 'training.noise_draws',
+                         'training.segments', 'training.segment_windows'}
 
 
 @pytest.mark.parametrize('network', ['unet', 'transformer'])
