@@ -161,13 +161,19 @@ def test_lerobots_step_has_the_same_network_and_windows(compared):
     config, data = compared
     assert set(DiffusionConfig.__annotations__) <= set(benchmark.lerobot_values(config))
     ours = benchmark.StepAlone(config, data, Accelerator(cpu=True))
-    theirs = benchmark.LeRobotStep(ours)
+    theirs, amp = (benchmark.LeRobotStep(ours, bf16) for bf16 in (False, True))
     batch = benchmark.lerobot_batch(ours)
     assert batch['observation.images.arm'].shape == (4, 2, 3, 96, 96)
     assert batch['observation.state'].shape == (4, 2, 4) and batch['action'].shape == (4, 8, 4)
     assert 0 < batch['observation.images.arm'].max() <= 1
+    seen = []
+    for step in (theirs, amp):
+        step.policy.diffusion.unet.register_forward_hook(
+            lambda *_: seen.append(torch.is_autocast_enabled('cpu')))
     before = [parameter.clone() for parameter in theirs.policy.parameters()]
     theirs.advance()
+    amp.advance()
+    assert seen == [False, True]
     assert not any(map(torch.equal, before, theirs.policy.parameters()))
 
 
@@ -175,13 +181,14 @@ def test_lerobot_is_compared_with_both_of_ours(compared, monkeypatch):
     config, data = compared
     found = benchmark.compare(config, data, Accelerator(cpu=True), 1)
     assert all(len(figures['seconds']) == 1 for figures in found.values())
-    assert [found[name]['windows'] for name in ('ours', 'lerobot')] == [4, 4]
-    assert 64 < found['levers']['windows'] <= 128
+    for suffix in ('', '_bf16'):
+        assert [found[name + suffix]['windows'] for name in ('ours', 'lerobot')] == [4, 4]
+        assert 64 < found[f'segments{suffix}']['windows'] <= 128
     ours, theirs = found['ours'], found['lerobot']
     assert theirs['parameters'] == pytest.approx(ours['parameters'], rel=0.05)
     assert ours['ratio'] == pytest.approx(ours['samples_per_s'] / theirs['samples_per_s'])
     assert ours['samples_per_s'] == pytest.approx(4 / ours['seconds'][0])
-    assert theirs['ratio'] == 1.0 and found['levers']['ratio'] > 0
+    assert theirs['ratio'] == 1.0 and found['segments']['ratio'] > 0
     wide = replace(config.policy.unet, down_dims=(256, 512, 1024))
     values = benchmark.lerobot_values
     monkeypatch.setattr(benchmark, 'lerobot_values', lambda config: values(

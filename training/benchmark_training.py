@@ -4,7 +4,7 @@ Measure how fast a policy is trained: `benchmark_training.py CONFIG -d DATASET -
 
 Windows a second of the loader alone, of the step alone, and of both as train.py runs them.
 `--lerobot` then compares the step with that of the package lerobot, where it is installed: the
-same network and batch in fp32, in turn. Use a quiet machine.
+same network and batch in fp32, in turn, and on a CPU in bfloat16 too. Use a quiet machine.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from diffusion_policy_ros.policy.config import NoiseConfig, UnetConfig, VisionCo
 from diffusion_policy_ros.typed import to_mapping
 
 WARM_UP = 3  # steps left out
+ONCE = {'segments': 16, 'segment_windows': 8}  # each frame is encoded once
 LEROBOT = 'lerobot.policies.diffusion.modeling_diffusion'  # no requirement of this package
 
 
@@ -60,12 +61,13 @@ class LeRobotStep:
     LeRobot's training step, with the batch of one of ours.
 
     Its pictures are floats on the device already and its weights are not averaged; our step cuts
-    uint8 pictures, brings them to the device and to floats, and averages the weights.
+    uint8 pictures, brings them to the device and to floats, and averages the weights. With bf16
+    its forward pass is autocast, as by its `use_amp`.
     """
 
-    def __init__(self, ours: StepAlone) -> None:
+    def __init__(self, ours: StepAlone, bf16: bool = False) -> None:
         model, training = import_module(LEROBOT), ours.config.training
-        device = ours.accelerator.device
+        device, self._bf16 = ours.accelerator.device, bf16
         config = model.DiffusionConfig(device=device.type, **lerobot_values(ours.config))
         self.policy, self._batch = model.DiffusionPolicy(config).to(device), lerobot_batch(ours)
         self._optimizer = torch.optim.AdamW(
@@ -75,7 +77,8 @@ class LeRobotStep:
     def advance(self) -> None:
         """Take one optimiser step."""
         self._optimizer.zero_grad(set_to_none=True)
-        loss, _ = self.policy(self._batch)
+        with torch.autocast('cpu', torch.bfloat16, enabled=self._bf16):
+            loss, _ = self.policy(self._batch)
         loss.backward()
         self._optimizer.step()
 
@@ -175,13 +178,17 @@ def same_network(config: Config) -> Config:
 def compare(config: Config, data: WindowData, accelerator: Accelerator,
             rounds: int) -> dict[str, Any]:
     """Take our step, LeRobot's, and ours that encodes a frame once, in turn; return medians."""
-    once = replace(config, training=replace(config.training, segments=16, segment_windows=8))
-    ours, levers = (StepAlone(each, data, accelerator) for each in (config, once))
-    steps = {'ours': ours, 'lerobot': LeRobotStep(ours), 'levers': levers}
+    ours, *others = (
+        StepAlone(replace(config, training=replace(config.training, **values)), data, accelerator)
+        for values in ({}, ONCE, {'bf16': True}, {'bf16': True, **ONCE}))
+    steps = {'lerobot': LeRobotStep(ours), 'ours': ours, 'segments': others[0]}
+    if accelerator.device.type == 'cpu':  # a GPU's autocast is the accelerator's, for all at once
+        steps |= {'lerobot_bf16': LeRobotStep(ours, bf16=True), 'ours_bf16': others[1],
+                  'segments_bf16': others[2]}
     sizes = [sum(map(torch.numel, step.policy.parameters())) for step in steps.values()]
-    if not 0.95 < sizes[1] / sizes[0] < 1.05:
-        raise ValueError(f"lerobot's network has {sizes[1]} parameters, expected our {sizes[0]}")
-    windows = np.array([ours.windows, ours.windows, levers.windows])
+    if not 0.95 < sizes[0] / sizes[1] < 1.05:
+        raise ValueError(f"lerobot's network has {sizes[0]} parameters, expected our {sizes[1]}")
+    windows = np.array([getattr(step, 'windows', ours.windows) for step in steps.values()])
     for step in steps.values():
         timed(step.advance, WARM_UP, accelerator.device)
     seconds = np.array([[timed(step.advance, 1, accelerator.device) for step in steps.values()]
@@ -189,7 +196,7 @@ def compare(config: Config, data: WindowData, accelerator: Accelerator,
     rates = windows / seconds
     figures = {'parameters': sizes, 'windows': windows, 'seconds': seconds.T,
                'samples_per_s': np.median(rates, axis=0),
-               'ratio': np.median(rates / rates[:, 1:2], axis=0)}
+               'ratio': np.median(rates / rates[:, :1], axis=0)}
     return {name: {key: np.asarray(values)[i].tolist() for key, values in figures.items()}
             for i, name in enumerate(steps)}
 
