@@ -34,13 +34,15 @@ def header(stamp_ns: int, frame_id: str = 'base') -> Any:
 
 
 def pose(stamp_ns: int, position: tuple[float, float, float] = (0.0, 0.5, 0.25),
-         frame_id: str = 'base') -> bytes:
+         frame_id: str = 'base',
+         quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)) -> bytes:
     """Return a PoseStamped in CDR."""
     types = STORE.types
     x, y, z = position
+    qx, qy, qz, qw = quaternion
     value = types['geometry_msgs/msg/Pose'](
         position=types['geometry_msgs/msg/Point'](x=x, y=y, z=z),
-        orientation=types['geometry_msgs/msg/Quaternion'](x=1.0, y=0.0, z=0.0, w=0.0))
+        orientation=types['geometry_msgs/msg/Quaternion'](x=qx, y=qy, z=qz, w=qw))
     return cdr('geometry_msgs/msg/PoseStamped', header=header(stamp_ns, frame_id), pose=value)
 
 

@@ -24,9 +24,16 @@ def values(length: int, seed: int) -> dict[str, np.ndarray]:
     """Return an episode's arrays, with bits that float32 does not have."""
     random = np.random.default_rng(seed)
     found = {name: random.normal(size=(length, dim)) for name, dim in LOW_DIMENSIONAL.items()}
-    turn = found['ee_pose'][:, 3:]
-    found['ee_pose'][:, 3:] = turn / np.linalg.norm(turn, axis=1, keepdims=True)
+    found['ee_pose'][:, 3:] = turns(length, random)
+    for name, (least, most) in (('gripper', (0.0, 1.0)), ('target_gripper', (-1.0, 1.0))):
+        found[name] = random.uniform(least, most, (length, 1))
     return found
+
+
+def turns(length: int, random: np.random.Generator) -> np.ndarray:
+    """Return unit quaternions (length, 4)."""
+    found = random.normal(size=(length, 4))
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def picture(size: tuple[int, int], shade: int) -> np.ndarray:
@@ -57,13 +64,15 @@ def write_recorded(path: Path, stamps: tuple[np.ndarray, ...]) -> Path:
         path, tuple(CAMERAS), {'cameras': [{'name': name} for name in CAMERAS]},
         {'task': 'pour', 'renderer': '', 'versions': {}, 'frame_id': 'base',
          'source_sizes': {name: [2 * side for side in size] for name, size in CAMERAS.items()}},
-        'png', stamped=True)
+        'png', stamped=True, rotation=True)
     for seed, times in enumerate(stamps):
         pictures = {}
         for camera, size in CAMERAS.items():
             frames = [picture(size, 3 * i) for i in range(len(times) // 2 + 1)]
             pictures[camera] = encode([frames[i // 2] for i in range(len(times))], 'png')
-        writer.append({**values(len(times), seed), 'stamp_ns': times,
+        turned = turns(len(times), np.random.default_rng(100 + seed))
+        writer.append({**values(len(times), seed), 'target_quaternion': turned,
+                       'stamp_ns': times,
                        'is_observation': np.ones(len(times), bool),
                        'is_teleop': np.zeros(len(times), bool)}, pictures, seed)
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from diffusion_policy_ros.data.bag_reader import Bag, Stream
 from diffusion_policy_ros.data.pictures import shown_pictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, Observation
 from diffusion_policy_ros.policy.config import (
-    CameraSpec, ObservationSpec, PolicyConfig, VisionConfig,
+    ActionSpec, CameraSpec, ObservationSpec, PolicyConfig, VisionConfig,
 )
 
 MS = 1_000_000
@@ -205,6 +207,14 @@ def test_what_is_wrong_is_one_line(changes, expected):
     assert str(error.value).startswith(expected), str(error.value)
 
 
+def test_a_pose_in_two_frames_is_refused():
+    found = bag()
+    found.streams[EE_POSE].frames.add('world')
+    found.streams['target_pose'].frames.add('world')
+    with pytest.raises(ValueError, match=r"^/x is in \['base', 'world'\], expected one frame$"):
+        make_episode(found, CONFIG, TOLERANCE_NS)
+
+
 def test_targets_that_stop_in_between_are_refused():
     long = {'arm': pictures(range(1000, 3000, 40)), EE_POSE: poses(range(1005, 3000, 10)),
             GRIPPER: numbers(range(1005, 3000, 10))}
@@ -262,6 +272,50 @@ def test_a_hand_that_has_a_target_from_the_first_on_is_no_note():
     assert make_episode(on_change(target_gripper=at_first), CONFIG, TOLERANCE_NS).notes == ()
 
 
-def test_without_target_poses_the_targets_of_the_hand_must_go_on():
-    with pytest.raises(ValueError, match='targets stop after 1.0 s and come again'):
-        make_episode(on_change(target_pose=None), CONFIG, TOLERANCE_NS)
+def test_without_target_poses_too_the_last_target_of_the_hand_holds():
+    episode = make_episode(on_change(target_pose=None), CONFIG, TOLERANCE_NS)
+    assert rows(episode)[0] == 1005 and rows(episode)[-1] >= 3900
+    with_poses = efforts(make_episode(on_change(), CONFIG, TOLERANCE_NS))
+    assert efforts(episode) == {stamp: with_poses[stamp] for stamp in efforts(episode)}
+
+
+def test_a_hand_that_the_action_does_not_hold_need_not_be_recorded():
+    config = replace(CONFIG, observation=replace(CONFIG.observation, state=('ee_position',)))
+    unheld = bag(target_gripper=None, **{GRIPPER: None})
+    with pytest.raises(ValueError, match='target_gripper and the state of the gripper are missin'):
+        make_episode(unheld, config, TOLERANCE_NS)
+    config = replace(config, action=ActionSpec(('ee_position',)))
+    episode = make_episode(unheld, config, TOLERANCE_NS)
+    assert not episode.arrays['target_gripper'].any()
+
+
+def turning(stamps_ms):
+    """Return poses whose hand turns about z by 1 rad a second."""
+    return stream(stamps_ms, lambda ms: np.array(
+        [ms, 0, 0, 0, 0, np.sin(ms / 2000), np.cos(ms / 2000)]))
+
+
+@pytest.mark.parametrize('recorded', [True, False])
+def test_the_hands_rotation_is_kept_and_said_where_no_policy_will_learn_it(recorded):
+    targets = {'target_pose': turning(range(1003, 1400, 20))} if recorded else {
+        'target_pose': None, EE_POSE: turning(range(1005, 1400, 10))}
+    note = 'the targets turn the hand, but action.parts has no ee_rotation: a policy will not'
+    episode = make_episode(bag(**targets), CONFIG, TOLERANCE_NS)
+    times, turned = episode.arrays['target_position'][:, 0], episode.arrays['target_quaternion']
+    np.testing.assert_allclose(turned[:, 2:], np.stack(
+        [np.sin(times / 2000), np.cos(times / 2000)], axis=1))
+    assert note in episode.notes
+    config = replace(CONFIG, action=ActionSpec(('ee_position', 'ee_rotation', 'gripper')))
+    assert note not in make_episode(bag(**targets), config, TOLERANCE_NS).notes
+    assert note not in make_episode(bag(), CONFIG, TOLERANCE_NS).notes
+
+
+def test_what_was_done_before_a_camera_came_is_said():
+    late = {'arm': pictures(range(2500, 3000, 40)), EE_POSE: poses(range(1005, 3000, 10)),
+            GRIPPER: numbers(range(1005, 3000, 10)),
+            'target_pose': poses(range(1003, 3000, 20)),
+            'target_gripper': numbers(range(1003, 3000, 20))}
+    assert make_episode(bag(**late), CONFIG, TOLERANCE_NS).notes == (
+        '/x was there over 1 s before /arm: what was done by then is left out',)
+    late['arm'] = pictures(range(1900, 3000, 40))
+    assert make_episode(bag(**late), CONFIG, TOLERANCE_NS).notes == ()

@@ -12,7 +12,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 import yaml
 
 from diffusion_policy_ros.control.arm import ArmConfig, GripperConfig
-from diffusion_policy_ros.data.bag_reader import read_bag
+from diffusion_policy_ros.data.bag_reader import bag_identity, read_bag
 from diffusion_policy_ros.data.bag_writer import BagTopic
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER
 from diffusion_policy_ros.policy.config import (
@@ -77,6 +77,43 @@ def test_every_stream_is_read_as_it_is_live(tmp_path):
     assert wrist.arrived_ns == stamps[-1]
 
 
+@pytest.mark.parametrize('state', [0.097, -0.017, 80.0])
+def test_a_hand_that_says_what_it_cannot_is_refused(tmp_path, state):
+    found = streams(gripper_state=('sensor_msgs/msg/JointState', [
+        joint(SECOND, 0.095), joint(SECOND + 40 * MS, state)]))
+    with pytest.raises(ValueError, match=f'^/gripper_state: message 2: position: {state:g}, '
+                       r'expected 0.08 \(open\) to 0 \(closed\)'):
+        read(tmp_path / 'bag', found)
+
+
+def test_a_pose_in_another_frame_than_the_arms_is_refused(tmp_path):
+    def framed(frame):
+        return streams(ee_pose=('geometry_msgs/msg/PoseStamped',
+                                [pose(SECOND, frame_id=frame), pose(SECOND + MS, frame_id=frame)]))
+
+    assert read(tmp_path / 'second', framed('left/base')).streams[EE_POSE].frames == {'left/base'}
+    with pytest.raises(ValueError, match="^/ee_pose is in 'world', expected 'base'"):
+        read(tmp_path / 'other', framed('world'))
+
+
+def test_what_the_executor_said_before_its_clock_was_set_back_is_dropped(tmp_path):
+    said = [(SECOND * 500, 'HELD'), (SECOND, 'STARTING'), (SECOND + MS, 'TELEOP')]
+    found = streams(**{'chunk_executor/status': (
+        STATUS, [status(*one) for one in said])})
+    stream = read(tmp_path / 'bag', found).streams['chunk_executor/status']
+    assert stream.values == ['STARTING', 'TELEOP']
+    assert stream.stamps_ns == [SECOND, SECOND + MS]
+
+
+def test_a_bag_is_told_from_another_by_its_begin_and_its_messages(tmp_path):
+    found = read(tmp_path / 'one', streams())
+    assert found.identity == bag_identity(tmp_path / 'one') == (SECOND, 15)
+    longer = streams(ee_pose=('geometry_msgs/msg/PoseStamped', [
+        pose(SECOND + i * MS) for i in range(4)]))
+    write_bag(tmp_path / 'two', longer)
+    assert bag_identity(tmp_path / 'two') == (SECOND, 16)
+
+
 @pytest.mark.parametrize('plugin', StoragePlugin)
 @pytest.mark.parametrize('version', [8, 9])
 def test_bags_of_others_are_read(tmp_path, plugin, version):
@@ -120,6 +157,13 @@ def images(*pictures, encoding='rgb8'):
 
 
 STATUS = 'diagnostic_msgs/msg/DiagnosticArray'
+
+
+def status(stamp_ns, word):
+    key_value, one = (STORE.types[f'diagnostic_msgs/msg/{name}'] for name in (
+        'KeyValue', 'DiagnosticStatus'))
+    return cdr(STATUS, header=header(stamp_ns, ''), status=[one(
+        level=0, name='', message='', hardware_id='', values=[key_value('status', word)])])
 
 
 def poses(*stamps, **settings):

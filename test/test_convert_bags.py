@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,14 @@ from bags import image, joint, pose, write_bag
 import convert_bags
 import numpy as np
 import pytest
+import torch
 import train
 import yaml
 
 from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
+from diffusion_policy_ros.datatypes import ObservationWindow
+from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 
 MS = 1_000_000
 STEP_NS = 50 * MS
@@ -42,18 +47,21 @@ def config(tmp_path):
     return path
 
 
-def demo(folder, n=20, seed=0, size=48, custom=None, gap=0, pictures=None):
+def demo(folder, n=20, seed=0, size=48, custom=None, gap=0, pictures=None,
+         turn=lambda i: (1.0, 0.0, 0.0, 0.0)):
     """Write a bag of a straight move at 20 Hz, whose camera dies after so many pictures."""
     rng = np.random.default_rng(seed)
     stamps = [10**9 + STEP_NS * (i + gap * (i > n // 2)) for i in range(n)]
-    at = [(0.01 * i, 0.1 * seed, 0.2) for i in range(n + 1)]
+    at = [((0.01 * i, 0.1 * seed, 0.2), 'world', turn(i)) for i in range(n + 1)]
     return write_bag(folder, {
         '/arm/image_raw': ('sensor_msgs/msg/Image', [
             image(stamp, rng.integers(0, 256, (size, size, 3), np.uint8))
             for stamp in stamps[:pictures]]),
-        '/ee_pose': ('geometry_msgs/msg/PoseStamped', list(map(pose, stamps, at))),
+        '/ee_pose': ('geometry_msgs/msg/PoseStamped',
+                     [pose(stamp, *now) for stamp, now in zip(stamps, at)]),
         '/gripper_state': ('sensor_msgs/msg/JointState', [joint(s, 0.5) for s in stamps]),
-        '/target_pose': ('geometry_msgs/msg/PoseStamped', list(map(pose, stamps, at[1:]))),
+        '/target_pose': ('geometry_msgs/msg/PoseStamped',
+                         [pose(stamp, *then) for stamp, then in zip(stamps, at[1:])]),
         '/target_gripper': ('sensor_msgs/msg/JointState', [joint(s, effort=1.0) for s in stamps]),
     }, {'task': 'push', 'complete': 'true', 'success': 'true', **(custom or {})})
 
@@ -243,6 +251,73 @@ def test_another_hand_is_another_data_set(bags, config, tmp_path, capsys):
     demo(bags / 'episode_000003')
     assert convert(bags, *options, '--arm', tmp_path / 'arm.yaml') == 2
     assert "push.zarr: was made with gripper {'type': 'continuous', " in capsys.readouterr().err
+
+
+def test_a_bag_in_the_place_of_another_is_refused_and_one_that_is_gone_is_said(
+        bags, config, tmp_path, capsys):
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(bags, *options) == 0
+    shutil.rmtree(bags / 'episode_000002')
+    assert convert(bags, *options) == 0
+    assert 'note: 1 of the bags in it are no longer where they were' in capsys.readouterr().out
+    demo(bags / 'episode_000002', n=30, seed=7)
+    assert convert(bags, *options) == 2
+    assert f'{bags}/episode_000002: another bag of this name is in the data set' in (
+        capsys.readouterr().err)
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2]
+
+
+def test_a_data_set_is_of_one_task(bags, config, tmp_path, capsys):
+    demo(bags / 'episode_000003', custom={'task': 'pull'})
+    options = ('-c', config, '-o')
+    assert convert(bags, *options, tmp_path / 'mixed.zarr') == 1
+    assert "its task is 'pull', expected 'push' as in episode_000000; --task" in (
+        capsys.readouterr().out)
+    assert convert(bags, *options, tmp_path / 'one.zarr', '--task', 'move') == 0
+    attributes = json.loads((tmp_path / 'one.zarr/.zattrs').read_text())
+    assert attributes['task'] == 'move' and len(attributes['bags']) == 4
+
+
+@pytest.mark.parametrize('text', ['', '- ee_pose', 'ee_pose'])
+def test_topics_that_are_no_lines_of_names_are_one_line(bags, config, tmp_path, capsys, text):
+    (tmp_path / 'topics.yaml').write_text(text)
+    assert convert(bags, '-o', tmp_path / 'push.zarr', '-c', config,
+                   '--topics', tmp_path / 'topics.yaml') == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert f'{tmp_path}/topics.yaml: it is ' in line and line.endswith('lines of role: topic')
+
+
+def test_a_database_without_metadata_is_named_as_a_broken_bag(bags, config, tmp_path, capsys):
+    (bags / 'broken').mkdir()
+    (bags / 'broken/broken_0.db3').write_bytes(b'SQLite format 3')
+    assert convert(bags / 'broken', bags, '-o', tmp_path / 'push.zarr', '-c', config) == 1
+    assert f'{bags}/broken: no metadata.yaml' in capsys.readouterr().out
+
+
+def test_the_hands_rotation_can_be_trained(config, tmp_path):
+    def turn(i):
+        return 0.0, 0.0, math.sin(0.02 * i), math.cos(0.02 * i)  # of 0.04 rad about z
+
+    for i in range(3):
+        demo(tmp_path / f'bags/episode_{i:06d}', seed=i, turn=turn)
+    parts = '[ee_position, ee_rotation, gripper]'
+    words = ('--set', f'policy.action.parts={parts}', '--set', f'policy.observation.state={parts}')
+    assert convert(tmp_path / 'bags', '-o', tmp_path / 'turn.zarr', '-c', config, *words) == 0
+    train.main([str(config), '-d', str(tmp_path / 'turn.zarr'), '-o', str(tmp_path / 'run'),
+                '--cpu', '--set', 'policy.task=push', *words])
+    buffer = load_replay_buffer(tmp_path / 'turn.zarr', ())
+    np.testing.assert_allclose(buffer.arrays['target_quaternion'][:20],
+                               [turn(i + 1) for i in range(20)])
+    policy = load_checkpoint(tmp_path / 'run/checkpoint')
+    pose_now = np.array([0.0, 0.0, 0.2, *turn(10)])
+    chunk, = policy.predict([ObservationWindow(0, {
+        'arm': np.zeros((2, 32, 32, 3), np.uint8), 'gripper': np.zeros((2, 1)),
+        'ee_pose': np.tile(pose_now, (2, 1))}, 'world')],
+        torch.zeros((1, *policy.noise_shape)))
+    # Relative targets lie within those of the demonstrations, from 0 to 0.28 rad, by a clipped
+    # prediction: without the measured rotation they would be 0.4 rad off.
+    angles = 2 * np.arctan2(chunk.quaternion[:, 2], chunk.quaternion[:, 3])
+    assert ((angles > 0.3) & (angles < 0.8)).all(), angles
 
 
 @pytest.mark.slow

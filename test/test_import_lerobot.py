@@ -92,7 +92,8 @@ def test_dimensions_are_found_by_number_and_by_name(exported, tmp_path, capfd):
     path = import_back(
         exported, tmp_path / 'mapped.zarr', '--state-position', 'ee_z,ee_y,0',
         '--state-quaternion', 'none', '--state-gripper', 'ee_x', '--action', 'observation.state',
-        '--action-position', '5,6,gripper', '--action-gripper', 'none')
+        '--action-position', '5,6,gripper', '--action-gripper', 'none', '--gripper-state', '5',
+        '-5')
     said = capfd.readouterr().out
     assert 'note: --state-quaternion none: [0.0, 0.0, 0.0, 1.0] is written in every row of ee_p' \
         in said
@@ -103,10 +104,22 @@ def test_dimensions_are_found_by_number_and_by_name(exported, tmp_path, capfd):
     pose = source['ee_pose']
     np.testing.assert_array_equal(buffer.arrays['ee_pose'][rows, :3], pose[:, [2, 1, 0]])
     assert (buffer.arrays['ee_pose'][:, 3:] == [0, 0, 0, 1]).all()
-    np.testing.assert_array_equal(buffer.arrays['gripper'][rows, 0], pose[:, 0])
+    np.testing.assert_allclose(buffer.arrays['gripper'][rows, 0], (5 - pose[:, 0]) / 10)
     np.testing.assert_array_equal(buffer.arrays['target_position'][rows],
                                   np.column_stack([pose[:, 5:], source['gripper']]))
     assert (buffer.arrays['target_gripper'] == 0).all()
+
+
+@pytest.mark.parametrize('options, words', [
+    (('--gripper-state', '0', '0.5'), ('gripper is 0.', 'expected 0 (open) to 0.5 (closed)')),
+    (('--gripper-effort', '1', '1'), ('target_gripper is ', 'expected 1 (open) to 1 (closed)')),
+])
+def test_a_gripper_beyond_its_ends_is_one_line(exported, tmp_path, capfd, options, words):
+    with pytest.raises(SystemExit, match='2'):
+        import_back(exported, tmp_path / 'back.zarr', *options)
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert all(word in line for word in (*words, 'say --gripper-state or --gripper-effort OPEN'))
+    assert not (tmp_path / 'back.zarr').exists()
 
 
 def test_nothing_is_noted_where_nothing_is_made_up(exported, tmp_path, capfd):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 from lerobot_data import (
-    CAMERAS, export, FPS, import_back, LENGTHS, picture, values, write_recorded, write_simulated,
+    CAMERAS, export, FPS, import_back, LENGTHS, picture, turns, values, write_recorded,
+    write_simulated,
 )
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ def test_a_recording_comes_back_on_its_grid(tmp_path):
     back = load_replay_buffer(import_back(folder, tmp_path / 'back.zarr'), ())
     for name in LOW_DIMENSIONAL:
         np.testing.assert_array_equal(back.arrays[name], values(24, 0)[name][::2])
+    np.testing.assert_array_equal(back.arrays['target_quaternion'],
+                                  turns(24, np.random.default_rng(100))[::2])
     assert (back.attributes['step_ns'], back.attributes['frame_id']) == (20_000_000, 'base')
     assert back.attributes['source_sizes'] == {'arm': [64, 64], 'wrist': [48, 80]}
 

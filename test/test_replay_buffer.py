@@ -36,12 +36,13 @@ def numbers(length):
 def written(tmp_path):
     """Return a data set of ReplayWriter, two cameras of different sizes, and its pictures."""
     rng = np.random.default_rng(0)
-    writer = ReplayWriter(tmp_path / 'written.zarr', ('arm', 'front'), {'task': 'x'}, {})
-    pictures = {'arm': [], 'front': []}
+    writer = ReplayWriter(tmp_path / 'written.zarr', ('arm', 'cell/front'), {'task': 'x'}, {})
+    pictures = {'arm': [], 'cell/front': []}
     for seed, length in enumerate((4, 6, 5)):
         arrays = numbers(length)
         steps = {camera: [np.full((size, size, 3), rng.integers(256), np.uint8)
-                          for _ in range(length)] for camera, size in (('arm', 24), ('front', 32))}
+                          for _ in range(length)]
+                 for camera, size in (('arm', 24), ('cell/front', 32))}
         for camera in pictures:
             pictures[camera] += steps[camera]
         writer.append(arrays, {camera: encode(steps[camera]) for camera in steps}, seed)
@@ -51,10 +52,10 @@ def written(tmp_path):
 @pytest.mark.parametrize('writes', (2, 9, 17, 18, 19, 20))
 def test_a_full_disk_at_any_write_leaves_the_episodes_before(written, writes, monkeypatch):
     path, _ = written
-    before = load_replay_buffer(path, ('arm', 'front')).digest()
+    before = load_replay_buffer(path, ('arm', 'cell/front')).digest()
     episode = numbers(5)
     picture = encode([np.zeros((8, 8, 3), np.uint8)] * 5)
-    writer, left = ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {}), [writes]
+    writer, left = ReplayWriter(path, ('arm', 'cell/front'), {'task': 'x'}, {}), [writes]
 
     def full_after(function):
         def write(*arguments):
@@ -67,24 +68,24 @@ def test_a_full_disk_at_any_write_leaves_the_episodes_before(written, writes, mo
     for name in ('resize', '__setitem__'):
         monkeypatch.setattr(zarr.Array, name, full_after(getattr(zarr.Array, name)))
     with pytest.raises(OSError, match='No space left'):
-        writer.append(episode, {'arm': picture, 'front': picture}, 3)
+        writer.append(episode, {'arm': picture, 'cell/front': picture}, 3)
     monkeypatch.undo()
     writer.close()
-    again = ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {})
+    again = ReplayWriter(path, ('arm', 'cell/front'), {'task': 'x'}, {})
     assert again.episodes == 3 and again.seeds == [0, 1, 2]
-    assert load_replay_buffer(path, ('arm', 'front')).digest() == before
-    again.append(episode, {'arm': picture, 'front': picture}, 3)
+    assert load_replay_buffer(path, ('arm', 'cell/front')).digest() == before
+    again.append(episode, {'arm': picture, 'cell/front': picture}, 3)
     assert load_replay_buffer(path, ()).episode_ends.tolist() == [4, 10, 15, 20]
 
 
 def test_a_second_writer_is_refused_and_cuts_nothing_off(written):
     path, _ = written
-    with ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {}):
+    with ReplayWriter(path, ('arm', 'cell/front'), {'task': 'x'}, {}):
         zarr.open_group(path, mode='r+')['data/gripper'].resize((20, 1))  # in its next episode
         with pytest.raises(ValueError, match=f'{path}: is being written by another process'):
-            ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {})
+            ReplayWriter(path, ('arm', 'cell/front'), {'task': 'x'}, {})
         assert zarr.open_group(path, mode='r')['data/gripper'].shape == (20, 1)
-    with ReplayWriter(path, ('arm', 'front'), {'task': 'x'}, {}) as writer:
+    with ReplayWriter(path, ('arm', 'cell/front'), {'task': 'x'}, {}) as writer:
         assert writer.episodes == 3
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -93,7 +94,7 @@ def test_a_second_writer_is_refused_and_cuts_nothing_off(written):
 def test_what_was_written_as_jpeg_is_read_as_pictures(written, mapped):
     path, pictures = written
     for _ in range(2):  # the second time from the file that the first has decoded
-        buffer = load_replay_buffer(path, ('arm', 'front'), mapped=mapped)
+        buffer = load_replay_buffer(path, ('arm', 'cell/front'), mapped=mapped)
         for camera in pictures:
             assert np.abs(buffer.arrays[camera].astype(int) - pictures[camera]).max() < 4
             assert isinstance(buffer.arrays[camera], np.memmap) == mapped

@@ -22,6 +22,9 @@ def config(size=32, source=64, **changes):
     return PolicyConfig(**{**values, **changes})
 
 
+TURNING = ActionSpec(('ee_position', 'ee_rotation', 'gripper'))
+
+
 @pytest.fixture
 def buffer(tmp_path):
     return load_replay_buffer(write_demonstrations(tmp_path / 'd.zarr'), ('arm',))
@@ -51,13 +54,35 @@ def test_state_is_position_and_gripper_of_the_observed_rows(buffer):
     np.testing.assert_allclose(data.state[45, 0, 3], buffer.arrays['gripper'][44, 0], atol=1e-7)
 
 
+def test_an_action_holds_the_parts_that_are_asked_for(buffer):
+    whole = WindowData(buffer, config())
+    np.testing.assert_array_equal(
+        WindowData(buffer, config(action=ActionSpec(('ee_position',)))).action,
+        whole.action[..., :3])
+    angle = np.linspace(0, 1, len(buffer.arrays['ee_pose']))
+    quaternions = np.stack([0 * angle, 0 * angle, np.sin(angle / 2), np.cos(angle / 2)], axis=1)
+    turned = replace(buffer, arrays={**buffer.arrays, 'target_quaternion': quaternions})
+    action = WindowData(turned, config(action=TURNING)).action
+    np.testing.assert_array_equal(action[..., [0, 1, 2, 9]], whole.action)
+    # The measured hand is not turned, so that relative is absolute: a turn about z.
+    np.testing.assert_allclose(action[45, :, 3:9], np.stack(
+        [np.cos(angle), np.sin(angle), 0 * angle, -np.sin(angle), np.cos(angle), 0 * angle],
+        axis=1)[44:52], atol=1e-6)
+
+
+def test_a_recording_is_of_one_step(buffer):
+    recorded = replace(buffer, attributes={**buffer.attributes, 'dt_s': 0.025})
+    with pytest.raises(ValueError, match="the recording's dt_s is 0.025, expected 0.0125: conver"):
+        WindowData(recorded, config())
+
+
 def test_names_all_differences_in_one_line(buffer):
     with pytest.raises(ValueError) as error:
         WindowData(buffer, config(size=48, source=96, renderer='shadows',
-                                  action=ActionSpec(('ee_position',)), task='push-v3'))
+                                  action=TURNING, task='push-v3'))
     for word in ("task is 'drawer-open-v3', expected policy.task 'push-v3'",
                  '32x32, expected 48x48', '64x64, expected 96x96', "'plain', expected 'shadows'",
-                 'action.parts'):
+                 'the data have no target_quaternion'):
         assert word in str(error.value)
     assert '\n' not in str(error.value)
 

@@ -17,7 +17,7 @@ from diffusion_policy_ros.data.bag_reader import STATUS
 from diffusion_policy_ros.data.pictures import encode_picture
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer, ReplayBuffer
 from diffusion_policy_ros.data.stored_pictures import StoredPictures
-from diffusion_policy_ros.datatypes import EE_POSE, NS_PER_S
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S
 from diffusion_policy_ros.policy.config import PolicyConfig
 
 LONGEST_DELAY_S, DELAY_STEP_S = 0.6, 0.01
@@ -91,13 +91,15 @@ def _left_out(problems: Mapping[str, str]) -> str:
 
 
 def _ranges(buffer: ReplayBuffer) -> str:
-    names = ('x [m]', 'y [m]', 'z [m]', 'closing effort')
-    values = np.concatenate([buffer.arrays['target_position'], buffer.arrays['target_gripper']], 1)
+    names = ('target x [m]', 'target y [m]', 'target z [m]', 'target closing effort',
+             'state of the gripper (0 open, 1 closed)')
+    values = np.concatenate([buffer.arrays[key] for key in (
+        'target_position', 'target_gripper', GRIPPER)], axis=1)
     rows = ''.join(
         f'<tr><td>{name}</td>' + ''.join(f'<td>{number:.4f}</td>' for number in (
             column.min(), column.mean(), column.max(), column.std())) + '</tr>'
         for name, column in zip(names, values.T, strict=True))
-    return ('<table><tr><th>target</th><th>least</th><th>mean</th><th>most</th>'
+    return ('<table><tr><th></th><th>least</th><th>mean</th><th>most</th>'
             f'<th>deviation</th></tr>{rows}</table>')
 
 

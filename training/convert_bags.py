@@ -33,10 +33,11 @@ from settings import read_config
 
 from diffusion_policy_ros.control.arm import ArmConfig, load_arm
 from diffusion_policy_ros.data.bag_episode import BagEpisode, make_episode
-from diffusion_policy_ros.data.bag_reader import read_bag
+from diffusion_policy_ros.data.bag_reader import bag_identity, read_bag
 from diffusion_policy_ros.data.pictures import FORMATS
 from diffusion_policy_ros.data.recording import UNFINISHED
 from diffusion_policy_ros.data.replay_writer import ReplayWriter
+from diffusion_policy_ros.data.stored_arrays import naming
 from diffusion_policy_ros.datatypes import EE_POSE, to_ns
 from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.typed import load_yaml, to_mapping
@@ -54,8 +55,8 @@ class Conversion:
         name: of the bag.
         problem: why it was left out; '' for an episode.
         episode: its rows.
-        about: facts for the report and the data set: absolute path, task, renderer, sizes, rates,
-            gaps, and the most by which encoding changed a pixel.
+        about: facts for the report and the data set: absolute path, identity, task, renderer,
+            sizes, rates, gaps, and the most by which encoding changed a pixel.
     """
 
     name: str
@@ -65,7 +66,8 @@ class Conversion:
 
 
 def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics: Mapping[str, str],
-            image_format: str, tolerance_ns: int, keep_failures: bool) -> Conversion:
+            image_format: str, tolerance_ns: int, keep_failures: bool,
+            task: str | None) -> Conversion:
     """Read one bag and align it; what goes wrong is in the result."""
     try:
         if path.name.endswith(UNFINISHED):
@@ -80,7 +82,8 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
         return Conversion(name, str(error))
     cameras = {camera.name: bag.streams[camera.name] for camera in config.observation.cameras}
     about = {
-        'path': str(path), 'task': bag.custom.get('task', ''),
+        'path': str(path), 'identity': list(bag.identity),
+        'task': bag.custom.get('task', '') if task is None else task,
         'renderer': bag.custom.get('renderer', ''),
         'source_sizes': {name: list(stream.size) for name, stream in cameras.items()},
         'pixel_error': max((stream.pixel_error for stream in cameras.values()), default=0),
@@ -106,7 +109,8 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
         if path.is_file() and (folder.name.endswith(UNFINISHED)
                                or (folder / 'metadata.yaml').exists()):
             inside = [folder]
-        elif path.is_file() or (path / 'metadata.yaml').exists() or list(path.glob('*.mcap')):
+        elif path.is_file() or (path / 'metadata.yaml').exists() or any(
+                file.suffix in ('.mcap', '.db3') for file in path.iterdir()):
             inside = [path]
         else:
             inside = [inner for inner in sorted(path.iterdir()) if inner.is_dir()]
@@ -147,7 +151,7 @@ class DataSet:
         self._writer = ReplayWriter(
             path, cameras, settings,
             {'bags': [], 'versions': {name: version(name) for name in PACKAGES}},
-            image_format, stamped=True)
+            image_format, stamped=True, rotation=True)
         self._bags = self._writer.attributes['bags'][:self._writer.episodes]
         self.problems: dict[str, str] = {}
 
@@ -175,10 +179,10 @@ class DataSet:
 
     def _differs(self, about: Mapping[str, Any]) -> str:
         """Return in what an episode differs from those before, where it must not."""
-        for key in ('renderer', 'source_sizes', 'frame_id'):
+        for key in ('task', 'renderer', 'source_sizes', 'frame_id'):
             if self._bags and about[key] != self._bags[0][key]:
                 return (f'its {key} is {about[key]!r}, expected {self._bags[0][key]!r} as in '
-                        f'{self._bags[0]["name"]}')
+                        f'{self._bags[0]["name"]}' + '; --task says one for all' * (key == 'task'))
         return ''
 
 
@@ -199,6 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help='role: topic, where a topic has another name than usual')
     parser.add_argument('--images', choices=FORMATS, default='jpeg',
                         help='how pictures are kept; png loses nothing')
+    parser.add_argument('--task', metavar='TEXT',
+                        help="instead of the bags' own, which must be one and the same")
     parser.add_argument('--tolerance', type=float, metavar='S',
                         help="longest gap in a stream (1.5 steps, the policy node's)")
     parser.add_argument('--keep-failures', action='store_true',
@@ -222,6 +228,8 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
     """Convert what is not converted yet, report, and return what was left out."""
     config, arm = read_config(options.config, options.overrides).policy, load_arm(options.arm)
     topics = load_yaml(options.topics) if options.topics else {}
+    if not isinstance(topics, Mapping):
+        raise ValueError(f'{options.topics}: it is {topics!r}, expected lines of role: topic')
     tolerance_ns = to_ns(options.tolerance) if options.tolerance else config.dt_ns * 3 // 2
     paths = find_bags(options.bags)
     common = Path(os.path.commonpath([path.parent for path in paths]))
@@ -231,7 +239,8 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
         'dt_s': config.dt_s, 'tolerance_ns': tolerance_ns, 'topics': dict(topics),
         'keep_failures': options.keep_failures, 'gripper': to_mapping(arm.gripper)}
     work = partial(convert, config=config, arm=arm, topics=topics, image_format=options.images,
-                   tolerance_ns=tolerance_ns, keep_failures=options.keep_failures)
+                   tolerance_ns=tolerance_ns, keep_failures=options.keep_failures,
+                   task=options.task)
     with closing(DataSet(options.output, config, settings, options.images)) as data:
         add_all(data, bags, work, options.workers)
         if not data.bags:
@@ -246,8 +255,14 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
 
 def add_all(data: DataSet, bags: Mapping[str, Path], work: Any, workers: int) -> None:
     """Convert the bags that are not in the data set, and say what is to be known of all."""
-    done = {bag['path'] for bag in data.bags}  # names depend on what else was named
+    done = {bag['path']: bag for bag in data.bags}  # names depend on what else was named
     left = {name: path for name, path in bags.items() if str(path) not in done}
+    for path in bags.values():
+        known = done.get(str(path), {}).get('identity')
+        with naming(str(path)):
+            if known is not None and known != list(bag_identity(path)):
+                raise ValueError('another bag of this name is in the data set; expected another '
+                                 'name, or another data set')
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TextColumn('{task.fields[left_out]} left out'), TimeElapsedColumn(),
                TimeRemainingColumn())
@@ -260,6 +275,9 @@ def add_all(data: DataSet, bags: Mapping[str, Path], work: Any, workers: int) ->
                 progress.console.print(f'{bags[found.name]}: {data.problems[found.name]}',
                                        markup=False, highlight=False, soft_wrap=True)
             progress.update(bar, advance=1, left_out=len(data.problems))
+    gone = sum(not Path(path).exists() for path in done)
+    if gone:
+        print(f'note: {gone} of the bags in it are no longer where they were')
     for note in sorted({note for bag in data.bags for note in bag['notes']}):
         print(f'note: {note}')
 

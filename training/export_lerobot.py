@@ -66,10 +66,12 @@ def origin(attributes: Mapping[str, Any], sizes: Mapping[str, Sequence[int]]) ->
 
 def episode_values(buffer: ReplayBuffer, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return state and action of some rows."""
-    arrays = buffer.arrays
-    return {STATE: np.concatenate([arrays[EE_POSE][rows], arrays[GRIPPER][rows]], axis=1),
-            ACTION: np.concatenate([arrays['target_position'][rows],
-                                    arrays['target_gripper'][rows]], axis=1)}
+    def joined(*keys: str) -> np.ndarray:
+        return np.concatenate([buffer.arrays[key][rows] for key in keys], axis=1)
+
+    turned = ('target_quaternion',) if 'target_quaternion' in buffer.arrays else ()
+    return {STATE: joined(EE_POSE, GRIPPER),
+            ACTION: joined('target_position', 'target_gripper', *turned)}
 
 
 def export(options: argparse.Namespace, new: Path) -> str:
@@ -86,7 +88,8 @@ def export(options: argparse.Namespace, new: Path) -> str:
     with naming(str(options.dataset)):
         fps, chosen = grid_rows(buffer, options.fps)
         about = origin(buffer.attributes, sizes)
-    writer = LeRobotWriter(new, fps, sizes, task, KINDS[options.images], options.robot_type)
+    writer = LeRobotWriter(new, fps, sizes, task, KINDS[options.images], options.robot_type,
+                           'target_quaternion' in buffer.arrays)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())
     try:

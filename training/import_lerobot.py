@@ -10,8 +10,9 @@ cameras are taken:
       --state-gripper 6 --action-gripper 6 --cameras observation.images.top=arm
       --height 96 --width 96
 
-Values are kept exactly and not converted: metres, the robot's base frame and quaternions x y z w
-are the data's own affair. LeRobot need not be installed.
+Values are kept exactly and not converted, but for a gripper whose ends are said to be others
+(`--gripper-state`, `--gripper-effort`): metres, the robot's base frame and quaternions x y z w are
+the data's own affair. LeRobot need not be installed.
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ from rich.progress import (
 )
 from whole_output import write_whole
 
+from diffusion_policy_ros.control.arm import CLOSED, OPEN, STATE_SLACK
 from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.control.rotation import furthest_from_unit, is_unit
-from diffusion_policy_ros.data.lerobot_format import ACTION, STATE, step_of
+from diffusion_policy_ros.data.lerobot_format import ACTION, ROTATION, STATE, step_of
 from diffusion_policy_ros.data.lerobot_reader import LeRobotReader
 from diffusion_policy_ros.data.pictures import encode, FORMATS
-from diffusion_policy_ros.data.replay_buffer import LOW_DIMENSIONAL
+from diffusion_policy_ros.data.replay_buffer import LOW_DIMENSIONAL, QUATERNIONS
 from diffusion_policy_ros.data.replay_writer import ReplayWriter
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S
 
 PACKAGES = ('pyarrow', 'imageio-ffmpeg', 'numpy', 'opencv-python-headless', 'zarr')
 NONE = 'none'
+GRIPPER_ENDS = {GRIPPER: (0.0, 1.0), 'target_gripper': (OPEN, CLOSED)}
+"""What a hand says, and is told, when it is open and when it is closed."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,17 @@ def part(reader: LeRobotReader, options: argparse.Namespace, option: str, key: s
 def parts_of(reader: LeRobotReader, options: argparse.Namespace) -> dict[str, list[Part]]:
     """Return array of the replay buffer to what it is put together of."""
     state, action = options.state, options.action
+    turned = options.action_quaternion
+    if turned is None and set(ROTATION) <= set(reader.names(action)):
+        options.action_quaternion = turned = ','.join(ROTATION)
     return {
         EE_POSE: [part(reader, options, 'state_position', state, 3),
                   part(reader, options, 'state_quaternion', state, 4, (0.0, 0.0, 0.0, 1.0))],
         GRIPPER: [part(reader, options, 'state_gripper', state, 1, (0.0,))],
         'target_position': [part(reader, options, 'action_position', action, 3)],
         'target_gripper': [part(reader, options, 'action_gripper', action, 1, (0.0,))],
+        **({} if turned in (None, NONE) else
+           {'target_quaternion': [part(reader, options, 'action_quaternion', action, 4)]}),
     }
 
 
@@ -133,7 +142,7 @@ def notes_of(parts: Mapping[str, Sequence[Part]], step_ns: int) -> list[str]:
 
 
 def episode(reader: LeRobotReader, number: int, parts: Mapping[str, Sequence[Part]],
-            stride: int) -> dict[str, np.ndarray]:
+            stride: int, grippers: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     """
     Return the arrays of an episode, of every `stride`-th row.
 
@@ -152,11 +161,37 @@ def episode(reader: LeRobotReader, number: int, parts: Mapping[str, Sequence[Par
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if len(bad):
             raise ValueError(f'{where}: {name} is not finite in row {bad[0] * stride}')
-    if not is_unit(arrays[EE_POSE][:, 3:]):
-        row, norm = furthest_from_unit(arrays[EE_POSE][:, 3:])
-        raise ValueError(f'{where}: the quaternion of row {row * stride} has norm {norm:.4g}, '
-                         'expected 1; is --state-quaternion right?')
+    for name, ends in grippers.items():
+        if all(one.dims for one in parts[name]):
+            arrays[name] = rescaled(arrays[name], ends, GRIPPER_ENDS[name], f'{where}: {name}')
+    for name, option in ((EE_POSE, 'state'), ('target_quaternion', 'action')):
+        turned = arrays[name][:, QUATERNIONS[name]] if name in arrays else None
+        if turned is not None and not is_unit(turned):
+            row, norm = furthest_from_unit(turned)
+            raise ValueError(f'{where}: the quaternion of row {row * stride} has norm {norm:.4g}, '
+                             f'expected 1; is --{option}-quaternion right?')
     return arrays
+
+
+def rescaled(values: np.ndarray, ends: Sequence[float], wanted: Sequence[float],
+             where: str) -> np.ndarray:
+    """
+    Return a gripper's values (N, 1) from the data's ends, open and closed, to ours.
+
+    Raises:
+        ValueError: they lie beyond the data's ends, which are then others.
+    """
+    with np.errstate(divide='ignore', invalid='ignore'):
+        closed = (values - ends[0]) / np.float64(ends[1] - ends[0])
+    beyond = np.abs(closed[:, 0] - 0.5)
+    row = int(beyond.argmax())
+    if not beyond[row] <= 0.5 + STATE_SLACK:  # nor where both ends are one
+        raise ValueError(f'{where} is {values[row, 0]:g}, expected {ends[0]:g} (open) to '
+                         f'{ends[1]:g} (closed); say --gripper-state or --gripper-effort OPEN '
+                         'CLOSED')
+    if tuple(ends) == tuple(wanted):
+        return values
+    return wanted[0] + closed * (wanted[1] - wanted[0])
 
 
 def facts(reader: LeRobotReader, cameras: Mapping[str, str], task: str | None) -> dict[str, Any]:
@@ -197,12 +232,13 @@ def import_all(options: argparse.Namespace, new: Path) -> str:
     for note in notes_of(parts, step_ns):
         print(f'note: {note}')
     writer = ReplayWriter(new, tuple(cameras), {'cameras': list(cameras), 'step_ns': step_ns},
-                          about, options.images)
+                          about, options.images, rotation='target_quaternion' in parts)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())
     with writer, closing(reader), Progress(*columns) as progress:
         for number in progress.track(range(len(reader.episodes)), description='episodes'):
-            arrays = episode(reader, number, parts, stride)
+            arrays = episode(reader, number, parts, stride, {
+                GRIPPER: options.gripper_state, 'target_gripper': options.gripper_effort})
             pictures = {}
             for name, key in cameras.items():
                 frames = [camera_image(frame, 'rgb8', *sizes[name])
@@ -225,13 +261,21 @@ def parser_of() -> argparse.ArgumentParser:
     for option, default, what in (
             ('state-position', '0,1,2', "the hand's position"),
             ('state-quaternion', '3,4,5,6', "the hand's quaternion x y z w; none for no turn"),
-            ('state-gripper', '7', "the gripper's opening; none for 0"),
+            ('state-gripper', '7', "the gripper's state; none for 0"),
             ('action-position', '0,1,2', 'the target position'),
             ('action-gripper', '3', "the gripper's effort; none for 0")):
         parser.add_argument(f'--{option}', default=default, metavar='DIMS',
                             help=f'{what}: dimensions by number or name ({default})')
+    parser.add_argument('--action-quaternion', metavar='DIMS',
+                        help='the target quaternion x y z w, where the action has one '
+                        f"({','.join(ROTATION)}, if the data have these; else none)")
     parser.add_argument('--cameras', nargs='*', metavar='KEY[=NAME]',
                         help='features with pictures, and what the camera is called here (all)')
+    for name, key, what in (('state', GRIPPER, 'says'), ('effort', 'target_gripper', 'is told')):
+        parser.add_argument(f'--gripper-{name}', nargs=2, type=float, default=GRIPPER_ENDS[key],
+                            metavar=('OPEN', 'CLOSED'),
+                            help='what the hand {} in the data, open and closed ({:g} {:g})'
+                            .format(what, *GRIPPER_ENDS[key]))
     parser.add_argument('--height', type=int, help="that pictures are scaled to (the data's)")
     parser.add_argument('--width', type=int, help="that pictures are scaled to (the data's)")
     parser.add_argument('--images', choices=FORMATS, default='jpeg',

@@ -12,6 +12,8 @@ from diffusion_policy_ros.typed import from_mapping, load_yaml
 
 OPEN, CLOSED = -1.0, 1.0
 """Ends of the normalised closing effort."""
+STATE_SLACK = 0.2
+"""So much of its range may a hand report beyond an end of it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ class GripperConfig:
         """Return whether an on/off hand is closed after this effort, given whether it is now."""
         margin = 0.0 if closed is None else -self.hysteresis if closed else self.hysteresis
         return effort > self.threshold + margin
+
+    def state_problem(self, state: float) -> str | None:
+        """Return why this is not what the hand reports, in another unit for example, or None."""
+        ends = self.state_open, self.state_closed
+        slack = STATE_SLACK * abs(ends[1] - ends[0])
+        if min(ends) - slack <= state <= max(ends) + slack:
+            return None
+        return (f"{state:g}, expected {ends[0]:g} (open) to {ends[1]:g} (closed) as in the arm's "
+                'YAML')
 
     def state_to_closed(self, state: float) -> float:
         """

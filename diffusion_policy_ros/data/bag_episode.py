@@ -16,6 +16,9 @@ from diffusion_policy_ros.policy.config import PolicyConfig
 TARGET_ALIVE_NS = NS_PER_S // 2
 """A target that nothing follows for longer is no action any more."""
 TELEOP_ALIVE_NS = NS_PER_S // 4
+LATE_NS = NS_PER_S
+"""What is observed so much later than targets come is worth a note."""
+TURN_RAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class BagEpisode:
         arrays: `stamp_ns` (T,); `is_observation` (T,), it is the time t of an observation as
             `Horizon` has them, and has an action; `is_teleop` (T,), a person led; `EE_POSE`
             (T, 7), `GRIPPER` (T, 1), newest at each row; `target_position` (T, 3),
-            `target_gripper` (T, 1).
+            `target_quaternion` (T, 4), `target_gripper` (T, 1).
         pictures: camera to its bytes end to end and each row's end, as `pictures.encode` returns.
         notes: what was made of other data than usual, one sentence each.
     """
@@ -45,8 +48,8 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     is stamped in [t, t + dt), else the last one before t while target poses still come.
 
     Raises:
-        ValueError: in one line: a gap, a stream that ends before the targets, targets in another
-            frame, or too little that overlaps.
+        ValueError: in one line: a gap, a stream that ends before the targets, mixed frames or
+            targets in another, or too little that overlaps.
     """
     observed = {name: bag.streams[name] for name in config.streams}
     for stream in observed.values():
@@ -62,6 +65,10 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
         [np.array([first_ns]), *(stream.stamps_ns for stream in observed.values())]))
     stamps = stamps[(stamps >= first_ns) & (stamps <= last_ns)]
     targets, alive, notes = _targets(bag, stamps, config)
+    moved = _recorded(bag, TARGET_POSE)
+    if moved is not None and moved.stamps_ns[0] < first_ns - LATE_NS:
+        notes.append(f'{moved.topic} was there over {LATE_NS / NS_PER_S:g} s before '
+                     f'{latest.topic}: what was done by then is left out')
     part = _acting_part(stamps, alive, (config.n_obs_steps - 1) * config.dt_ns)
     stamps, alive = stamps[part], alive[part]
     is_observation = alive & np.isin(stamps, _live_times(list(observed.values())))
@@ -78,6 +85,9 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     if GRIPPER not in arrays:
         arrays[GRIPPER] = np.zeros((len(stamps), 1))
         notes.append(f'{GRIPPER} is 0 in all rows: its state was not recorded')
+    if 'ee_rotation' not in config.action.parts and _turns(arrays['target_quaternion']):
+        notes.append('the targets turn the hand, but action.parts has no ee_rotation: a policy '
+                     'will not')
     return BagEpisode(arrays, {camera.name: _pictures(observed[camera.name], stamps)
                                for camera in config.observation.cameras}, tuple(notes))
 
@@ -150,37 +160,45 @@ def _targets(bag: Bag, stamps: np.ndarray,
              config: PolicyConfig) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """Return each row's targets, whether it has them, and what they were made of."""
     pose, moved, notes = bag.streams[EE_POSE], _recorded(bag, TARGET_POSE), []
+    if len(pose.frames) > 1:
+        raise ValueError(f'{pose.topic} is in {sorted(pose.frames)}, expected one frame')
     if moved is None:
         notes.append(f'{TARGET_POSE} was not recorded: the action is {EE_POSE} one step later')
         numbers, alive = _later(pose, stamps, config.dt_ns)
-        position = np.stack(pose.values)[numbers, :3]
+        target = np.stack(pose.values)[numbers]
     else:
         if moved.frames != pose.frames:
             raise ValueError(f'{moved.topic} is in {sorted(moved.frames)}, expected '
                              f'{sorted(pose.frames)} as {pose.topic}')
         numbers, alive = _first_from(moved, stamps, config.dt_ns)
-        position = np.stack(moved.values)[numbers, :3]
-    effort, alive, made_of = _efforts(bag, stamps, alive, config.dt_ns)
-    return {'target_position': position, 'target_gripper': effort}, alive, notes + made_of
+        target = np.stack(moved.values)[numbers]
+    effort, alive, made_of = _efforts(bag, stamps, alive, config)
+    return {'target_position': target[:, :3], 'target_quaternion': target[:, 3:],
+            'target_gripper': effort}, alive, notes + made_of
+
+
+def _turns(quaternions: np.ndarray) -> bool:
+    """Return whether rotations (T, 4) leave the first one by more than measured noise would."""
+    cosines = np.clip(np.abs(quaternions @ quaternions[0]), 0.0, 1.0)
+    return bool(2.0 * np.arccos(cosines.min()) > TURN_RAD)
 
 
 def _efforts(bag: Bag, stamps: np.ndarray, alive: np.ndarray,
-             dt_ns: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+             config: PolicyConfig) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return each row's closing effort, which `alive` rows have one, and what it was made of."""
     closed, state = _recorded(bag, TARGET_GRIPPER), _recorded(bag, GRIPPER)
-    if closed is None:
-        if state is None:
+    if closed is None and state is None:
+        if 'gripper' in config.action.parts:
             raise ValueError(f'{TARGET_GRIPPER} and the state of the gripper are missing')
-        numbers, there = _later(state, stamps, dt_ns)
+        return np.zeros((len(stamps), 1)), alive, []
+    if closed is None:
+        numbers, there = _later(state, stamps, config.dt_ns)
         return 2.0 * np.stack(state.values)[numbers] - 1.0, alive & there, [
             f'{TARGET_GRIPPER} was not recorded: the action is the state of the gripper one step '
             'later']
-    numbers, has_effort = _first_from(closed, stamps, dt_ns)
-    effort = np.stack(closed.values)[numbers]
-    if _recorded(bag, TARGET_POSE) is None:
-        return effort, alive & has_effort, []
     # The executor sends some hands a target only when it changes: the last one holds until then.
-    early = stamps + dt_ns <= closed.stamps_ns[0]
+    effort = np.stack(closed.values)[_first_from(closed, stamps, config.dt_ns)[0]]
+    early = stamps + config.dt_ns <= closed.stamps_ns[0]
     if not (alive & early).any():
         return effort, alive, []
     if state is None:

@@ -14,7 +14,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import get_typestore, Stores
 
 from diffusion_policy_ros.control import readings
-from diffusion_policy_ros.control.arm import ArmConfig
+from diffusion_policy_ros.control.arm import ArmConfig, GripperConfig
 from diffusion_policy_ros.data.pictures import encode_picture, pixel_error
 from diffusion_policy_ros.data.topic_stats import TopicStats
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S
@@ -68,10 +68,23 @@ class Bag:
     Attributes:
         streams: by role: cameras, `EE_POSE`, `GRIPPER` and, where recorded, the targets'.
         custom: the metadata's entries of the user, the recorder's among them.
+        identity: as `bag_identity` returns.
     """
 
     streams: Mapping[str, Stream]
     custom: Mapping[str, str]
+    identity: tuple[int, int] = (0, 0)
+
+
+def bag_identity(path: Path) -> tuple[int, int]:
+    """
+    Return what tells a bag from another of the same name: when it begins, and its messages.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    with _reading(), Reader(path) as reader:
+        return reader.start_time, reader.message_count
 
 
 def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
@@ -90,12 +103,13 @@ def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
 
     Raises:
         ValueError: in one line without the bag's name: what is missing, of another type, broken,
-            mixed or out of order.
+            mixed, out of order or not the arm's.
     """
     with ExitStack() as stack:
         with _reading():
             reader = stack.enter_context(Reader(path))
             custom = dict(reader.storage.metadata.custom or {})
+            identity = reader.start_time, reader.message_count
         roles = _roles(reader.connections, config, names or {})
         streams = {role: Stream(connection.topic) for role, connection in roles.items()}
         convert = {connection.topic: (role, _conversion(role, config, arm, image_format))
@@ -105,13 +119,20 @@ def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
             stream = streams[role]
             stream.arrived_ns, number = log_ns, stream.stats.count + 1
             try:
+                if role == STATUS:
+                    _forget_later(stream, message)
                 _take(stream, message, read, tolerance_ns)
             except ValueError as error:
                 raise ValueError(f'{topic}: message {number}: {error}') from None
     for role, stream in streams.items():
         if not stream.stamps_ns and role in config.streams:
             raise ValueError(f'{stream.topic} has no messages')
-    return Bag(streams, custom)
+    pose = streams[EE_POSE]
+    for frame in sorted(pose.frames):
+        if not frame.endswith(arm.base_frame):  # a second arm's has a prefix
+            raise ValueError(f'{pose.topic} is in {frame!r}, expected {arm.base_frame!r}, the '
+                             "base_frame of the arm's YAML (--arm)")
+    return Bag(streams, custom, identity)
 
 
 @contextmanager
@@ -193,8 +214,7 @@ def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: s
     if role in cameras:
         return _camera(cameras[role], image_format)
     if role == GRIPPER:
-        return lambda message: _Sample(np.array([arm.gripper.state_to_closed(
-            readings.gripper_observation(message).value[0])]))
+        return lambda message: _Sample(_closed(message, arm.gripper))
     if role == TARGET_GRIPPER:
         return lambda message: _Sample(np.array([readings.gripper_target(message)]))
     if role == STATUS:
@@ -204,6 +224,21 @@ def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: s
         observation = readings.pose_observation(message)
         return _Sample(observation.value, observation.frame_id)
     return pose
+
+
+def _closed(message: Any, gripper: GripperConfig) -> np.ndarray:
+    state = readings.gripper_observation(message).value[0]
+    problem = gripper.state_problem(state)
+    if problem is not None:  # clipped, a wrong unit would look like a hand that never moves
+        raise ValueError(f'position: {problem} (--arm)')
+    return np.array([gripper.state_to_closed(state)])
+
+
+def _forget_later(stream: Stream, message: Any) -> None:
+    """Drop what the executor said before its clock was set back, and what was latched then."""
+    if stream.stamps_ns and readings.stamp_ns(message.header) < stream.stamps_ns[-1]:
+        stream.stamps_ns.clear()
+        stream.values.clear()
 
 
 def _status(message: Any) -> _Sample:

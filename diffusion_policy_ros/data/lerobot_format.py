@@ -32,6 +32,8 @@ VALUES = {
     STATE: ('float64', ('ee_x', 'ee_y', 'ee_z', 'ee_qx', 'ee_qy', 'ee_qz', 'ee_qw', 'gripper')),
     ACTION: ('float64', ('target_x', 'target_y', 'target_z', 'target_gripper')),
 }
+ROTATION = ('target_qx', 'target_qy', 'target_qz', 'target_qw')
+"""Names that follow in the action, where the demonstrations say how the hand is turned."""
 COLUMNS = {'timestamp': 'float32', 'frame_index': 'int64', 'episode_index': 'int64',
            'index': 'int64', 'task_index': 'int64'}
 IMAGE_KINDS = ('image', 'video')
@@ -134,7 +136,8 @@ def quantile_names() -> list[str]:
     return [f'q{round(100 * quantile):02d}' for quantile in QUANTILES]
 
 
-def features(sizes: Mapping[str, Sequence[int]], images: str, fps: int) -> dict[str, Any]:
+def features(sizes: Mapping[str, Sequence[int]], images: str, fps: int,
+             rotation: bool = False) -> dict[str, Any]:
     """
     Return the features of info.json.
 
@@ -142,6 +145,7 @@ def features(sizes: Mapping[str, Sequence[int]], images: str, fps: int) -> dict[
         sizes: camera to height and width.
         images: 'video' or 'image'.
         fps: rows a second.
+        rotation: the action ends with `ROTATION`.
     """
     found: dict[str, Any] = {}
     for camera, (height, width) in sizes.items():
@@ -153,6 +157,7 @@ def features(sizes: Mapping[str, Sequence[int]], images: str, fps: int) -> dict[
                 'video.pix_fmt': 'yuv420p', 'video.is_depth_map': False, 'video.fps': fps,
                 'video.channels': 3, 'has_audio': False}
     for key, (dtype, names) in VALUES.items():
+        names += ROTATION if rotation and key == ACTION else ()
         found[key] = {'dtype': dtype, 'shape': [len(names)], 'names': list(names)}
     for key, dtype in COLUMNS.items():
         found[key] = {'dtype': dtype, 'shape': [1], 'names': None}

@@ -33,6 +33,7 @@ class LeRobotWriter:
         task: what is done in the episodes, in words.
         images: 'video', or 'image' for PNG in the tables, which loses nothing.
         robot_type: of info.json.
+        rotation: actions end with `lerobot_format.ROTATION`.
         data_file_mb, video_file_mb: sizes from which on the next episode goes into a new file.
 
     Raises:
@@ -40,7 +41,7 @@ class LeRobotWriter:
     """
 
     def __init__(self, folder: Path, fps: int, sizes: Mapping[str, tuple[int, int]], task: str,
-                 images: str = 'video', robot_type: str | None = None,
+                 images: str = 'video', robot_type: str | None = None, rotation: bool = False,
                  data_file_mb: float = form.DATA_FILE_MB,
                  video_file_mb: float = form.VIDEO_FILE_MB) -> None:
         for camera, (height, width) in sizes.items():
@@ -49,7 +50,7 @@ class LeRobotWriter:
                                  'even sizes for a video; --images png takes any')
         self._folder, self._fps, self._task, self._images = folder, fps, task, images
         self._robot_type = robot_type
-        self._features = form.features(sizes, images, fps)
+        self._features = form.features(sizes, images, fps, rotation)
         self._episodes: list[dict[str, Any]] = []
         self._values: dict[str, list[np.ndarray]] = {}
         self._shades = {form.IMAGES + camera: np.zeros((3, form.SHADES), int) for camera in sizes}

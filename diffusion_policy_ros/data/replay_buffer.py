@@ -29,6 +29,9 @@ PICTURE_ENDS = '_ends'
 ROWS_AT_ONCE = 1024
 Make = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 LOW_DIMENSIONAL = {EE_POSE: 7, GRIPPER: 1, 'target_position': 3, 'target_gripper': 1}
+ROTATION = {'target_quaternion': 4}
+"""Where the demonstrations say how the hand is turned; recordings do, MetaWorld does not."""
+QUATERNIONS = {EE_POSE: slice(3, 7), 'target_quaternion': slice(4)}
 STAMPED = {'stamp_ns': np.int64, 'is_observation': np.bool_, 'is_teleop': np.bool_}
 """Of recordings, one value a row; see data/bag_episode.py."""
 
@@ -40,8 +43,9 @@ class ReplayBuffer:
 
     Attributes:
         arrays: key to (N, ...) array: `EE_POSE` (N, 7), `GRIPPER` (N, 1), the step's target,
-            `target_position` (N, 3) and `target_gripper` (N, 1), and of recordings those of
-            `STAMPED` (N,); cameras (P, H, W, 3) uint8.
+            `target_position` (N, 3), `target_gripper` (N, 1) and, where it is known,
+            `target_quaternion` (N, 4), and of recordings those of `STAMPED` (N,); cameras
+            (P, H, W, 3) uint8.
         episode_ends: (E,) int64, exclusive.
         attributes: how it was recorded: task, renderer, step_ns, cameras, sizes, versions.
         shown: camera to (N,) int64, the picture of each row.
@@ -134,8 +138,10 @@ def _read(path: Path, root: zarr.Group, cameras: tuple[str, ...], n_episodes: in
             raise ValueError('there is no episode, expected one at least')
     ends = ends if n_episodes is None else _first(ends, n_episodes)
     rows, arrays, shown = int(ends[-1]), {}, {}
-    recorded = 'stamp_ns' in root['data']
-    for key in (*cameras, *LOW_DIMENSIONAL, *(STAMPED if recorded else ())):
+    optional = [*ROTATION] if 'target_quaternion' in root['data'] else []
+    if 'stamp_ns' in root['data']:
+        optional += STAMPED
+    for key in (*cameras, *LOW_DIMENSIONAL, *optional):
         name = f'data/{key}'
         if key in cameras:
             arrays[key], shown[key] = _pictures(path, root, key, ends, mapped)
@@ -211,7 +217,7 @@ def _mapped(path: Path, name: str, fill: Callable[[Make], np.ndarray]) -> np.nda
     """Return pictures as a file that processes share, written by the first that asks."""
     file = path / 'decoded' / f'{name}.npy'
     if not file.exists():
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)  # a camera's name may have a slash
         new = file.with_suffix(f'.{os.getpid()}.new')
         try:
             fill(lambda shape, dtype: np.lib.format.open_memmap(
@@ -225,14 +231,16 @@ def _mapped(path: Path, name: str, fill: Callable[[Make], np.ndarray]) -> np.nda
 def _check(key: str, value: np.ndarray, by_row: np.ndarray, rows: int) -> None:
     if len(by_row) != rows:
         raise ValueError(f'it has {len(by_row)} rows, episode_ends say {rows}')
-    if key in LOW_DIMENSIONAL:
-        if value.shape[1:] != (LOW_DIMENSIONAL[key],):
-            raise ValueError(f'it has shape {value.shape}, expected (N, {LOW_DIMENSIONAL[key]})')
+    width = (LOW_DIMENSIONAL | ROTATION).get(key)
+    if width is not None:
+        if value.shape[1:] != (width,):
+            raise ValueError(f'it has shape {value.shape}, expected (N, {width})')
         bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
         if len(bad):
             raise ValueError(f'it is not finite in row {bad[0]} and {len(bad) - 1} more')
-        if key == EE_POSE and not is_unit(value[:, 3:]):  # zeros, where a file was lost
-            row, length = furthest_from_unit(value[:, 3:])
+        part = value[:, QUATERNIONS[key]] if key in QUATERNIONS else None
+        if part is not None and not is_unit(part):  # zeros, where a file was lost
+            row, length = furthest_from_unit(part)
             raise ValueError(f'the quaternion of row {row} has length {length:.4g}, expected 1')
     elif key in STAMPED:
         if value.shape != (rows,) or value.dtype != STAMPED[key]:

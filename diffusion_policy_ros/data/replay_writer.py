@@ -15,7 +15,7 @@ import zarr
 from diffusion_policy_ros.data import pictures
 from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import (
-    check_ends, EPISODE_ENDS, LOW_DIMENSIONAL, PICTURE_ENDS, STAMPED,
+    check_ends, EPISODE_ENDS, LOW_DIMENSIONAL, PICTURE_ENDS, ROTATION, STAMPED,
 )
 from diffusion_policy_ros.data.stored_arrays import naming, stored_array
 
@@ -34,6 +34,7 @@ class ReplayWriter:
     data/target_position  (T, 3) float64     data/target_gripper  (T, 1) float64
     meta/episode_ends     (E,) int64         meta/episode_seeds   (E,) int64
     meta/<camera>_ends    (T,) int64, where each row's picture ends in data/<camera>
+    where it is known     data/target_quaternion (T, 4) float64
     of recordings also    data/stamp_ns (T,) int64, data/is_observation, data/is_teleop (T,) bool
 
     An episode counts once its end is written, last: what a kill left of another is cut off when
@@ -47,6 +48,7 @@ class ReplayWriter:
         facts: more attributes, written once.
         image_format: 'jpeg' or 'png'.
         stamped: keep the arrays of recordings, too.
+        rotation: keep how the targets turn the hand, too.
 
     Raises:
         ValueError: the folder holds something else, was written with other settings, is being
@@ -55,9 +57,10 @@ class ReplayWriter:
 
     def __init__(self, path: Path, cameras: Sequence[str], settings: Mapping[str, Any],
                  facts: Mapping[str, Any], image_format: str = 'jpeg',
-                 stamped: bool = False) -> None:
+                 stamped: bool = False, rotation: bool = False) -> None:
         self._path, self._cameras = path, tuple(cameras)
-        self._names = (*LOW_DIMENSIONAL, *(STAMPED if stamped else ()))
+        self._names = (*LOW_DIMENSIONAL, *(ROTATION if rotation else ()),
+                       *(STAMPED if stamped else ()))
         settings = {**settings, 'image_format': image_format}
         with ExitStack() as held:
             held.enter_context(only_writer(path))
@@ -126,7 +129,7 @@ class ReplayWriter:
             if name in STAMPED:
                 self._add(f'data/{name}', (), np.dtype(STAMPED[name]).str)
             else:
-                self._add(f'data/{name}', (LOW_DIMENSIONAL[name],), 'f8')
+                self._add(f'data/{name}', ((LOW_DIMENSIONAL | ROTATION)[name],), 'f8')
         for camera in self._cameras:
             self._add(f'data/{camera}', (), 'u1', BYTES_PER_CHUNK, compressed=False)
             self._add(f'meta/{camera}{PICTURE_ENDS}', (), 'i8')

@@ -12,6 +12,10 @@ from diffusion_policy_ros.policy.actions import encode_action, encode_state
 from diffusion_policy_ros.policy.config import PolicyConfig
 
 
+TARGETS = {'ee_position': 'target_position', 'ee_rotation': 'target_quaternion',
+           'gripper': 'target_gripper'}
+
+
 class WindowData:
     """
     All windows of a replay buffer.
@@ -37,8 +41,8 @@ class WindowData:
                              f'{config.horizon} at dt_s {config.dt_s}')
         self.state = (encode_state(buffer.arrays, config)[self.windows.observed]
                       .astype(np.float32) if config.observation.state else None)
-        targets = np.concatenate([buffer.arrays['target_position'],
-                                  buffer.arrays['target_gripper']], axis=1)
+        targets = np.concatenate([buffer.arrays[TARGETS[part]]
+                                  for part in config.action.parts], axis=1)
         self.now = buffer.arrays[EE_POSE][self.windows.observed[:, -1]]
         self.action = encode_action(targets[self.windows.acted], self.now,
                                     config).astype(np.float32)
@@ -77,9 +81,10 @@ class WindowData:
 def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     found = buffer.attributes
     differences = []
-    if config.action.parts != ('ee_position', 'gripper'):
-        differences.append(f'action.parts is {list(config.action.parts)}, the data have '
-                           "['ee_position', 'gripper']")
+    for part in config.action.parts:
+        if TARGETS[part] not in buffer.arrays:
+            differences.append(f'action.parts is {list(config.action.parts)}, the data have no '
+                               f'{TARGETS[part]}')
     missing = []
     if config.observation.cameras and not {'source_size', 'source_sizes'} & found.keys():
         missing.append('source_size')
@@ -99,6 +104,9 @@ def _check(buffer: ReplayBuffer, config: PolicyConfig) -> None:
     if found.get('renderer', '') != config.renderer:
         differences.append(f"renderer is {found.get('renderer', '')!r}, expected "
                            f'{config.renderer!r}')
+    if found.get('dt_s', config.dt_s) != config.dt_s:  # a recording's actions depend on it
+        differences.append(f"the recording's dt_s is {found['dt_s']}, expected {config.dt_s}: "
+                           'convert its bags again')
     if found.get('task') and config.task and found['task'] != config.task:
         differences.append(f"task is {found['task']!r}, expected policy.task {config.task!r}")
     if differences:

@@ -14,8 +14,6 @@ SETTLE_NS = 2 * NS_PER_S
 SILENCE_NS = NS_PER_S
 PATIENCE_NS = 5 * NS_PER_S
 RATE_TOLERANCE = 1.25
-GRIPPER_SLACK = 0.2
-"""So much of its range may a hand report beyond an end of it."""
 N_PERIODS, MIN_PERIODS = 21, 5
 
 
@@ -117,12 +115,8 @@ class InputCheck:
         return found
 
     def _wrong_gripper(self) -> list[str]:
-        ends = self._gripper.state_open, self._gripper.state_closed
-        slack = GRIPPER_SLACK * abs(ends[1] - ends[0])
-        if min(ends) - slack <= self._gripper_state <= max(ends) + slack:
-            return []
-        return [f'{self._topics[GRIPPER]}: {self._gripper_state:g}, expected {ends[0]:g} (open) '
-                f"to {ends[1]:g} (closed) as in the arm's YAML"]
+        problem = self._gripper.state_problem(self._gripper_state)
+        return [] if problem is None else [f'{self._topics[GRIPPER]}: {problem}']
 
     def _wrong_frame(self) -> list[str]:
         frame = self._frames.get(EE_POSE, self._base_frame)

@@ -22,7 +22,10 @@ def jpeg_converter(quality: int) -> Callable[[bytes], bytes]:
         pixels, encoding = image_pixels(message)
         rgb = camera_image(pixels, encoding, *pixels.shape[:2])
         jpeg = encode_picture(rgb, 'jpeg', quality)
-        compressed = CompressedImage(header=message.header, format=f'{encoding}; jpeg')
+        # image_transport swaps red and blue where "bgr8" doesn't say how JPEGs are encoded.
+        shown = 'rgb8' if encoding == 'mono8' else encoding
+        compressed = CompressedImage(header=message.header,
+                                     format=f'{shown}; jpeg compressed bgr8')
         compressed.data = array.array('B', jpeg.tobytes())
         return serialize_message(compressed)
     return convert

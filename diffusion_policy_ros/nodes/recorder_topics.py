@@ -20,6 +20,7 @@ from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.bag_topics import bag_topic, message_class
 
 MOST_LATCHED = 20
+"""Of topics that several may latch, without a header (/tf_static); of others the newest counts."""
 
 Written = tuple[str, str, Callable[[bytes], bytes] | None]
 """Name and type of a topic in the bag, and the way to get its messages there."""
@@ -116,9 +117,10 @@ class RecorderTopics:
             message, name, partial(self._on_message, name), _readable(infos, self._depth),
             raw=True)
         fields = message.get_fields_and_field_types()
-        self.watched[name] = WatchedTopic(
-            topic, subscription, next(iter(fields.values()), '') == 'std_msgs/Header', len(infos),
-            convert, deque(maxlen=MOST_LATCHED if _is_latched(infos) else 0))
+        has_header = next(iter(fields.values()), '') == 'std_msgs/Header'
+        kept = 0 if not _is_latched(infos) else 1 if has_header else MOST_LATCHED
+        self.watched[name] = WatchedTopic(topic, subscription, has_header, len(infos), convert,
+                                          deque(maxlen=kept))
 
     def _on_message(self, name: str, data: bytes, info: dict[str, Any]) -> None:
         watched = self.watched[name]

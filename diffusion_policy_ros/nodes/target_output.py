@@ -9,7 +9,7 @@ from sensor_msgs.msg import JointState
 from diffusion_policy_ros.control.arm import CLOSED, GripperConfig, OPEN
 from diffusion_policy_ros.datatypes import Command
 from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
-from diffusion_policy_ros.nodes.qos import RELIABLE
+from diffusion_policy_ros.nodes.qos import LATCHED, RELIABLE
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:
@@ -37,7 +37,9 @@ class TargetOutput:
     def __init__(self, node: Node, gripper: GripperConfig) -> None:
         self._config = gripper
         self._pose = node.create_publisher(PoseStamped, 'target_pose', RELIABLE)
-        self._gripper = node.create_publisher(JointState, 'target_gripper', RELIABLE)
+        # A hand that is told only once hears it also where it joins late, or was started again.
+        self._gripper = node.create_publisher(JointState, 'target_gripper',
+                                              LATCHED if gripper.send_on_change else RELIABLE)
         self.n_sent = 0
         self._closed: bool | None = None  # outlives `forget`: a hand that holds is not opened
         self.forget()

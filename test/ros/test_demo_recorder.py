@@ -232,7 +232,9 @@ def test_jpeg_keeps_header_size_and_nearly_the_pixels(probe, start, tmp_path):
     assert len(found['/arm/image_raw/compressed']) == 3
     message = STORE.deserialize_cdr(found['/arm/image_raw/compressed'][0],
                                     'sensor_msgs/msg/CompressedImage')
-    assert (message.format, message.header.frame_id) == ('rgb8; jpeg', 'optical')
+    # As image_transport's publisher says; without "bgr8" its subscriber swaps red and blue.
+    assert message.format == 'rgb8; jpeg compressed bgr8'
+    assert message.header.frame_id == 'optical'
     pixels, encoding = image_pixels(message)
     assert encoding == 'bgr8'
     assert np.abs(pixels[..., ::-1].astype(int) - PICTURE).mean() < 30
@@ -258,7 +260,9 @@ def test_a_gap_is_warned_about_and_a_second_publisher_makes_the_loss_unknown(
 def test_what_was_latched_before_is_at_the_start_of_each_bag(first_arm):
     arm = first_arm
     status = arm.probe.publisher(DiagnosticArray, 'chunk_executor/status', LATCHED)
-    status.publish(messages.diagnostics_message('x', b'\0', 'Fine.', {'status': 'TELEOP'}, 7))
+    for stamp_ns, word in ((9, 'HELD'), (7, 'TELEOP')):  # the newest counts
+        values = {'status': word}
+        status.publish(messages.diagnostics_message('x', b'\0', 'Fine.', values, stamp_ns))
     arm.publish(3)
     for _ in range(2):
         arm.begin()
