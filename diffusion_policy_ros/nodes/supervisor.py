@@ -17,8 +17,9 @@ import time
 from typing import IO, TypeVar
 
 from diffusion_policy_ros.nodes.bringup import metaworld_nodes, NodeSpec, SimSettings
-from diffusion_policy_ros.nodes.process import NodeProcess
+from diffusion_policy_ros.nodes.process import complain, NodeProcess
 from diffusion_policy_ros.nodes.record_bringup import record_nodes, RecordSettings
+from diffusion_policy_ros.nodes.stop_signals import on_stop_signals
 
 WRONG_SETTING, ENDED_EARLY = 1, 3  # exit codes; 128 + n after signal n
 POLL_S = 0.1
@@ -49,8 +50,7 @@ class Supervisor:
         self._processes: dict[str, NodeProcess] = {}
         self._signal = 0
         self._wake = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._interrupt)
+        on_stop_signals(self._interrupt)
 
     def run(self) -> int:
         """Start all, wait for the end, end all; return the exit code."""
@@ -116,12 +116,6 @@ class Supervisor:
 
     def _alive(self) -> bool:
         return any(process.exit_code is None for process in self._processes.values())
-
-
-def complain(line: str) -> None:
-    """Print to stderr, over the progress line of sim_runner."""
-    clear = '\r\x1b[K' if sys.stderr.isatty() else ''
-    print(f'{clear}{line}', file=sys.stderr, flush=True)
 
 
 def own_domain() -> tuple[int, IO[str]]:

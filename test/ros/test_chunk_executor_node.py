@@ -427,7 +427,7 @@ def test_a_teleoperator_wins_over_the_policy(world):
     assert stamps == sorted(stamps)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_brakes_first_and_a_hold_comes_last(world, number):
     world = world(enable_on_start=True)
     world.move()
