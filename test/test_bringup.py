@@ -47,6 +47,8 @@ def test_the_checkpoint_says_what_the_nodes_need_to_know(checkpoint):
     assert bridge['image_every'] == 4
     assert (executor['n_action_steps'], executor['dt_s']) == (3, 0.05)
     assert executor['lockstep'] and executor['enable_on_start']
+    assert {nodes[name]['arm'] for name in ('metaworld_bridge', 'chunk_executor', 'policy')} == {
+        'arms/metaworld.yaml'}
     assert nodes['policy']['checkpoint'] == folder
     assert nodes['policy']['lockstep']
     runner = nodes['sim_runner']

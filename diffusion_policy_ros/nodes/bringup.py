@@ -20,6 +20,7 @@ from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task, ST
 from diffusion_policy_ros.typed import load_yaml
 
 MODES = ('lockstep', 'realtime')
+ARM = 'arms/metaworld.yaml'
 T = TypeVar('T')
 
 
@@ -129,8 +130,9 @@ def metaworld_nodes(settings: SimSettings) -> list[NodeSpec]:
             'view_camera': VIEW_CAMERA if settings.video and settings.episodes else '',
             **_pictures(config)}),
         'chunk_executor': ('chunk_executor_node', {
-            **common, 'lockstep': lockstep, 'n_action_steps': config.n_action_steps,
-            'dt_s': config.dt_s, 'enable_on_start': True}),
+            **common, 'arm': ARM, 'lockstep': lockstep,
+            'n_action_steps': config.n_action_steps, 'dt_s': config.dt_s,
+            'enable_on_start': True}),
         'policy': ('policy_node', {
             **common, 'checkpoint': str(checkpoint), 'lockstep': lockstep}),
     }

@@ -54,9 +54,9 @@ RIVALS = ((Status.CONFLICT, ('target_pose', 'target_gripper'), 0, 'nobody but th
 class ChunkExecutorNodeConfig(ExecutorConfig):
     """The core's parameters, and what the node itself needs."""
 
-    arm: str = field(default='arms/metaworld.yaml', metadata={
-        'description': "The arm's YAML: a path, or one inside the package's config folder. "
-                       'Without limits in it nothing is moved.'})
+    arm: str = field(default='', metadata={
+        'description': "The arm's YAML: a path, or one inside the package's config folder. It "
+                       'must be given. Without limits in it nothing is moved.'})
     frame_prefix: str = field(default='', metadata={
         'description': "Put in front of the arm's base_frame, for the second of two arms."})
     input_reliability: str = field(default='best_effort', metadata={
@@ -70,7 +70,7 @@ class ChunkExecutorNode(Node):
     def __init__(self) -> None:
         super().__init__('chunk_executor')
         config = declare(self, ChunkExecutorNodeConfig)
-        arm = load_arm(find(config.arm))
+        arm = load_arm(find(_given(config.arm)))
         self._arm = replace(arm, base_frame=config.frame_prefix + arm.base_frame)
         self.longest_stop_s = 0.0 if arm.limits is None else arm.limits.longest_stop_s
         self._has_gripper = self._arm.gripper.type != 'none'
@@ -294,6 +294,14 @@ class ChunkExecutorNode(Node):
             **{f'refused {reason}': count for reason, count in refused.items()}}
         level = OK if self._status in FINE and not refused else WARN
         return level, self._status.value, values
+
+
+def _given(arm: str) -> str:
+    """Return the parameter; raises where it is empty: nobody's limits are right for every arm."""
+    if not arm:
+        raise ValueError("arm: not set, expected the path of the arm's YAML, such as "
+                         'config/arms/example.yaml')
+    return arm
 
 
 def main() -> int:

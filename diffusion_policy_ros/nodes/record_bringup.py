@@ -7,7 +7,7 @@ from pathlib import Path
 import re
 
 from diffusion_policy_ros.datatypes import NS_PER_S
-from diffusion_policy_ros.nodes.bringup import check_choices, MODES, node_specs, NodeSpec
+from diffusion_policy_ros.nodes.bringup import ARM, check_choices, MODES, node_specs, NodeSpec
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS, TICKS_AFTER_SUCCESS,
 )
@@ -98,7 +98,7 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'image_every': settings.image_every, 'renderer': renderer,
             **({'cameras': cameras} if cameras else {})}),
         'chunk_executor': ('chunk_executor_node', {
-            **common, 'lockstep': lockstep, 'enable_on_start': True}),
+            **common, 'arm': ARM, 'lockstep': lockstep, 'enable_on_start': True}),
         'demo_recorder': ('demo_recorder_node', {
             'folder': folder, 'task': settings.description or settings.task,
             'note': settings.note, 'tags': [f'renderer={renderer}'],

@@ -508,9 +508,11 @@ def test_an_arm_without_limits_is_not_moved(world):
 # Settings and the gripper's unit
 
 @pytest.mark.parametrize('parameters, expected', [
+    ({}, "arm: not set, expected the path of the arm's YAML, such as config/arms/example.yaml\n"),
     ({'arm': 'no/such.yaml'}, "'no/such.yaml': no such file or folder, nor in "),
     ({'command_rate_hz': 0.0}, 'parameter command_rate_hz: found 0.0, expected 1.0 to 1000.0 Hz'),
-    ({'blend': 0.1}, 'parameter blend: chunk_executor has no such parameter, expected blend_s'),
+    ({'arm': 'arms/example.yaml', 'blend': 0.1},
+     'parameter blend: chunk_executor has no such parameter, expected blend_s'),
 ])
 def test_a_wrong_setting_ends_with_one_line(start, parameters, expected):
     process = start('chunk_executor_node', 'chunk_executor', parameters)
