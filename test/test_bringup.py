@@ -99,6 +99,7 @@ def test_a_namespace_has_its_own_time_and_frames(checkpoint):
     ({'seed': -1}, 'seed -1 is no evaluation seed'),
     ({'seed': 999_999}, 'seed 1000008 is no evaluation seed'),
     ({'episodes': -1}, 'episodes is -1'),
+    ({'episodes': 0}, 'episodes is 0 and mode lockstep, expected mode:=realtime'),
     ({'wait_limit_s': 0.0}, 'wait_limit_s is 0.0, expected more than 0'),
     ({'real_time_factor': -0.5}, 'real_time_factor -0.5'),
     ({'checkpoint': '/no/such/folder'}, '/no/such/folder'),
@@ -169,6 +170,18 @@ def test_neither_ros_nor_torch_nor_the_simulator_is_imported():
             'if name in sys.modules])')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout == '[]\n', result.stderr
+
+
+def test_a_recording_without_a_runner_is_in_real_time():
+    with pytest.raises(ValueError, match='episodes is 0 and mode lockstep, expected mode:=real'):
+        RecordSettings(episodes=0)
+    names = [spec.executable for spec in record_nodes(RecordSettings(episodes=0, mode='realtime'))]
+    assert 'sim_runner' not in names
+
+
+def test_the_arm_that_is_recorded_is_metaworlds():
+    nodes = {spec.executable: spec.parameters for spec in record_nodes(RecordSettings())}
+    assert nodes['chunk_executor']['arm'] == nodes['metaworld_bridge']['arm']
 
 
 def test_recording_goes_on_after_the_last_seed_of_the_folder(tmp_path):

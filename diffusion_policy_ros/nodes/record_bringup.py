@@ -7,7 +7,9 @@ from pathlib import Path
 import re
 
 from diffusion_policy_ros.datatypes import NS_PER_S
-from diffusion_policy_ros.nodes.bringup import ARM, check_choices, MODES, node_specs, NodeSpec
+from diffusion_policy_ros.nodes.bringup import (
+    ARM, check_choices, check_endless, MODES, node_specs, NodeSpec,
+)
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS, TICKS_AFTER_SUCCESS,
 )
@@ -27,7 +29,7 @@ class RecordSettings:
         'description': 'Folder of the bags, one an episode; empty for bags/<task>.'})
     episodes: int = field(default=10, metadata={
         'description': 'Successes to record; 0 for an arm that is recorded when ~/start and '
-                       '~/save of demo_recorder are called, without sim_runner.'})
+                       '~/save of demo_recorder are called, without sim_runner, in realtime.'})
     seed: int = field(default=0, metadata={
         'description': "The first episode's seed; 0 for the one after the last in the folder."})
     teleoperator: str = field(default='expert', metadata={
@@ -71,6 +73,7 @@ class RecordSettings:
             raise ValueError(f'mode is {self.mode} and episodes {self.episodes}, expected '
                              'realtime and 0 with the teleoperator joy, who starts and saves by '
                              'button')
+        check_endless(self.episodes, self.mode)
         if self.seed:
             check_collection_seed(self.seed)
 

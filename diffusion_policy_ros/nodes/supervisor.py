@@ -158,11 +158,10 @@ def parse(prog: str, cls: type[T],
     parser.add_argument('--respawn', action='store_true',
                         help='start the policy again when it was killed')
     options = parser.parse_args(arguments)
-    settings = cls(**{item.name: getattr(options, item.name) for item in fields(cls)})
-    if not settings.episodes:
+    if not options.episodes:
         raise ValueError('episodes is 0, expected at least 1: the launch file starts an arm '
                          'without sim_runner')
-    return settings, options
+    return cls(**{item.name: getattr(options, item.name) for item in fields(cls)}), options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
