@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_policy_ros.nodes.process import complain
 from diffusion_policy_ros.nodes.stop_signals import ENDING, on_stop_signals
+from diffusion_policy_ros.nodes.supervisor import main, Supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,34 @@ def test_a_closed_terminal_ends_a_process_but_under_nohup():
     on_stop_signals(lambda number, frame: caught.append(number))
     signal.raise_signal(signal.SIGHUP)
     assert len(caught) == 3
+
+
+class Ended:
+    """A process that has ended."""
+
+    given_up, ending, log_path = False, 'ended', 'its log'
+
+    def __init__(self, exit_code):
+        self.exit_code = exit_code
+
+    def pass_on_warnings(self):
+        pass
+
+    def send(self, number):
+        pass
+
+
+@pytest.mark.parametrize('of_a_node, of_the_run', [(1, 1), (0, 3), (2, 3), (-9, 3)])
+def test_a_wrong_setting_is_told_from_an_early_end(tmp_path, of_a_node, of_the_run):
+    run = Supervisor((), tmp_path, 1, respawn=False)
+    run._processes = {'chunk_executor': Ended(of_a_node)}
+    assert run.run() == of_the_run
+
+
+def test_the_domain_that_is_asked_for_is_taken_even_where_it_is_0(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Supervisor, 'run', lambda self: 0)
+    assert main(['--domain-id', '0', '--out', str(tmp_path)]) == 0
+    assert 'in ROS_DOMAIN_ID 0, ' in capsys.readouterr().out
 
 
 class ClosedTerminal:

@@ -80,7 +80,7 @@ class Supervisor:
                     return code if code >= 0 else ENDED_EARLY
                 if not self._may_come_back(name, process):
                     complain(f'{name} {process.ending}; log: {process.log_path}')
-                    return ENDED_EARLY if code else WRONG_SETTING
+                    return WRONG_SETTING if code == WRONG_SETTING else ENDED_EARLY
             self._wake.wait(POLL_S)
         return 128 + self._signal
 
@@ -190,7 +190,8 @@ def supervise(prog: str, kind: str, cls: type[T], nodes: Callable[[T], list[Node
         settings, options = parse(prog, cls, arguments)
         out = Path(settings.out or time.strftime(f'out/{kind}/%Y-%m-%d_%H-%M-%S')).resolve()
         specs = nodes(replace(settings, out=str(out)))
-        domain_id, lock = (options.domain_id, None) if options.domain_id else own_domain()
+        given = options.domain_id is not None
+        domain_id, lock = (options.domain_id, None) if given else own_domain()
         log = out / 'log'
         log.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
