@@ -184,6 +184,16 @@ def test_the_arm_that_is_recorded_is_metaworlds():
     assert nodes['chunk_executor']['arm'] == nodes['metaworld_bridge']['arm']
 
 
+def test_a_gamepad_is_heard_from_within_a_namespace():
+    joy = {'teleoperator': 'joy', 'mode': 'realtime', 'episodes': 0}
+    for namespace, rules in (('left', (('/clock', 'clock'), ('/tf', 'tf'), ('joy', '/joy'))),
+                             ('', ())):
+        specs = record_nodes(RecordSettings(namespace=namespace, **joy))
+        assert {spec.executable: spec.remappings for spec in specs} == {
+            'metaworld_bridge': rules[:2], 'chunk_executor': rules[:2],
+            'demo_recorder': rules[:2], 'joy_teleop': rules}
+
+
 def test_recording_goes_on_after_the_last_seed_of_the_folder(tmp_path):
     def seeds(**settings):
         found = {spec.executable: spec.parameters for spec in record_nodes(

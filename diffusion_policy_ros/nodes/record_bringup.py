@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import re
 
@@ -118,4 +118,11 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'seed': seed, 'record': True, 'renderer': renderer, 'video': False,
             'ticks_after_success': TICKS_AFTER_SUCCESS, 'out': settings.out,
             'wait_limit_s': settings.wait_limit_s})
-    return node_specs(nodes, settings.namespace)
+    return [_with_the_device(spec) for spec in node_specs(nodes, settings.namespace)]
+
+
+def _with_the_device(spec: NodeSpec) -> NodeSpec:
+    """Let joy_teleop hear /joy in a namespace, too: a driver doesn't know of it."""
+    if spec.executable != 'joy_teleop' or not spec.namespace:
+        return spec
+    return replace(spec, remappings=(*spec.remappings, ('joy', '/joy')))
