@@ -126,20 +126,20 @@ class ChunkExecutorNode(Node):
         observation = readings.pose_observation(msg)
         answered = self._last is not None and self._last.stamp_ns == observation.stamp_ns
         self._say_refused('ee_pose', self._core.push_pose(observation))
-        self._say_skewed(observation.stamp_ns)
+        self._refuse_skewed(observation.stamp_ns)
         self._tick_ns = observation.stamp_ns
         self._tick_in_lockstep()
         if self._lockstep and answered and self._core.enabled:
             # The tick is shown again: its answer was sent before its readers were found.
             self._output.send(self._last)
 
-    def _say_skewed(self, stamp_ns: int) -> None:
-        """Name a clock that isn't ours: such a pose is never fresh."""
+    def _refuse_skewed(self, stamp_ns: int) -> None:
+        """Count and name a clock that isn't ours: such a pose is never fresh."""
         now_ns = self._now_ns()
         late_ns = now_ns - stamp_ns
         if now_ns and not self._lockstep and abs(late_ns) > self._pose_timeout_ns:
-            self._guard.say('ee_pose stamp', f'ee_pose is stamped {late_ns / NS_PER_S:.3f} s '
-                            'before now, expected within pose_timeout_s: not used', 1)
+            self._guard.refuse('ee_pose', f'stamp: {late_ns / NS_PER_S:.3f} s before now, '
+                               'expected within pose_timeout_s')
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:

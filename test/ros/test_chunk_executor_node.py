@@ -8,7 +8,7 @@ import re
 import signal
 import time
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
@@ -291,7 +291,8 @@ def test_nothing_moves_before_enable(world):
     assert world.order[:2] == [JointState, PoseStamped]
     values = world.wait_for_status(Status.TRACKING)
     refused = {name for name in values if name.startswith('refused')}
-    assert refused <= {'refused past'}  # a machine that stalls for a chunk's length
+    # A machine that stalls for a chunk's length.
+    assert refused <= {'refused past', 'refused ee_pose stamp'}
     steps = np.diff([HOME, *(target.position for target in world.targets)], axis=0)
     stamps = np.diff([target.stamp_ns for target in world.targets]) / NS_PER_S
     speeds = steps[1:, 0] / stamps
@@ -463,12 +464,15 @@ def test_without_a_clock_nothing_is_sent_and_the_reason_is_said(world):
     assert not world.sent
 
 
-def test_a_pose_of_another_clock_is_named(world):
-    world = world(enable_on_start=True)
+@pytest.mark.parametrize('enabled', [True, False])
+def test_a_pose_of_another_clock_is_counted_and_named(world, enabled):
+    world = world(enable_on_start=enabled)
     for _ in range(3):
         world.measure(world.now_ns - 10 * NS_PER_S)
-    world.wait(lambda: 'ee_pose is stamped 10.' in world.process.log, 'a line')
-    assert world.process.log.count('ee_pose is stamped') == 1
+    world.report(lambda values: values.get('refused ee_pose stamp') == '3')
+    assert [status.level for msg in world.reports for status in msg.status
+            if status.name == world.name][-1] == DiagnosticStatus.WARN
+    assert len(re.findall(r'ee_pose refused: stamp: 10\.\d+ s before now', world.process.log)) == 1
     assert not world.sent
 
 
