@@ -233,11 +233,11 @@ class PolicyNode(LifecycleNode):
             self._inputs.append(self.create_subscription(kind, topics[stream], callback, qos))
 
     def _say_needs(self, config: PolicyConfig, names: dict[str, str]) -> None:
-        sizes = {camera.name: f' {camera.source_height}x{camera.source_width}'
+        sizes = {camera.name: f' {camera.source_height}x{camera.source_width} (height x width)'
                  for camera in config.observation.cameras}
         topics = ', '.join(name + sizes.get(stream, '') for stream, name in names.items())
         self.get_logger().info(
-            f'needs {topics} (height x width), each at {1 / config.dt_s:.1f} Hz or more')
+            f'needs {topics}; each at {1 / config.dt_s:.1f} Hz or more')
 
     # Inputs
 

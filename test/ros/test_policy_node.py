@@ -355,7 +355,7 @@ def test_inputs_are_named_as_they_are_remapped_and_said_to_be_right(
         False, 'the policy is unconfigured, expected inactive or active')
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
     assert probe.call(ChangeState, '/r/policy/change_state', request).success
-    assert ('needs /camera/color/image_raw 40x40, /r/ee_pose, /r/gripper_state (height x width), '
+    assert ('needs /camera/color/image_raw 40x40 (height x width), /r/ee_pose, /r/gripper_state; '
             'each at 20.0 Hz or more') in process.log
     assert probe.call(Trigger, '/r/policy/start').success
     image = probe.publisher(Image, '/camera/color/image_raw')
