@@ -47,6 +47,8 @@ def test_the_checkpoint_says_what_the_nodes_need_to_know(checkpoint):
     assert bridge['image_every'] == 4
     assert (executor['n_action_steps'], executor['dt_s']) == (3, 0.05)
     assert executor['lockstep'] and executor['enable_on_start']
+    assert {nodes[name]['arm'] for name in ('metaworld_bridge', 'chunk_executor', 'policy')} == {
+        'arms/metaworld.yaml'}
     assert nodes['policy']['checkpoint'] == folder
     assert nodes['policy']['lockstep']
     runner = nodes['sim_runner']
@@ -97,6 +99,7 @@ def test_a_namespace_has_its_own_time_and_frames(checkpoint):
     ({'seed': -1}, 'seed -1 is no evaluation seed'),
     ({'seed': 999_999}, 'seed 1000008 is no evaluation seed'),
     ({'episodes': -1}, 'episodes is -1'),
+    ({'episodes': 0}, 'episodes is 0 and mode lockstep, expected mode:=realtime'),
     ({'wait_limit_s': 0.0}, 'wait_limit_s is 0.0, expected more than 0'),
     ({'real_time_factor': -0.5}, 'real_time_factor -0.5'),
     ({'checkpoint': '/no/such/folder'}, '/no/such/folder'),
@@ -167,6 +170,28 @@ def test_neither_ros_nor_torch_nor_the_simulator_is_imported():
             'if name in sys.modules])')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout == '[]\n', result.stderr
+
+
+def test_a_recording_without_a_runner_is_in_real_time():
+    with pytest.raises(ValueError, match='episodes is 0 and mode lockstep, expected mode:=real'):
+        RecordSettings(episodes=0)
+    names = [spec.executable for spec in record_nodes(RecordSettings(episodes=0, mode='realtime'))]
+    assert 'sim_runner' not in names
+
+
+def test_the_arm_that_is_recorded_is_metaworlds():
+    nodes = {spec.executable: spec.parameters for spec in record_nodes(RecordSettings())}
+    assert nodes['chunk_executor']['arm'] == nodes['metaworld_bridge']['arm']
+
+
+def test_a_gamepad_is_heard_from_within_a_namespace():
+    joy = {'teleoperator': 'joy', 'mode': 'realtime', 'episodes': 0}
+    for namespace, rules in (('left', (('/clock', 'clock'), ('/tf', 'tf'), ('joy', '/joy'))),
+                             ('', ())):
+        specs = record_nodes(RecordSettings(namespace=namespace, **joy))
+        assert {spec.executable: spec.remappings for spec in specs} == {
+            'metaworld_bridge': rules[:2], 'chunk_executor': rules[:2],
+            'demo_recorder': rules[:2], 'joy_teleop': rules}
 
 
 def test_recording_goes_on_after_the_last_seed_of_the_folder(tmp_path):

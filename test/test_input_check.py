@@ -50,6 +50,18 @@ def test_where_nothing_comes_at_all_every_topic_is_named():
     assert check.differences(100 * NS_PER_S) is None
 
 
+def test_what_was_refused_is_told_by_its_reason():
+    refused = {}
+    check = InputCheck(CONFIG, TOPICS, 'base', refused=refused)
+    refused |= {'wrist/image_raw encoding': 40, 'wrist/image_raw data': 1, 'ee_pose2 data': 3}
+    see(check, (EE_POSE, GRIPPER))
+    see(check, (EE_POSE,), start_ns=2 * NS_PER_S, n=40)
+    refused['gripper_state position'] = 1
+    assert check.differences(4 * NS_PER_S) == [
+        'wrist/image_raw: no message that can be used (refused: encoding, data), expected one',
+        'gripper_state: silent for over 1 s (refused: position), expected 20.0 Hz']
+
+
 def test_a_hand_that_reports_in_another_unit_is_named():
     check = InputCheck(CONFIG, TOPICS, 'base',
                        gripper=GripperConfig(state_open=0.08, state_closed=0.0))

@@ -34,6 +34,8 @@ NAMES = {
     'rosbags': ('rosbags', None),
     'safetensors': ('safetensors', None),
     'tensorboard': ('tensorboard', None),
+    'torch': ('torch', None),
+    'torchvision': ('torchvision', None),
     'accelerate': ('accelerate', None),
     'yaml': ('pyyaml', 'python3-yaml'),
     'zarr': ('zarr', None),

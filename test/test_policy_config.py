@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from diffusion_policy_ros.policy.config import (
@@ -47,6 +49,8 @@ def test_streams_are_the_cameras_the_pose_and_what_the_state_needs(state, target
     (lambda: ActionSpec(parts=('gripper',)), ('ee_position',)),
     (lambda: ObservationSpec((CAMERA, CAMERA)), ('named twice',)),
     (lambda: ObservationSpec((CAMERA,), ('lag',)), ("'lag'",)),
+    (lambda: replace(CAMERA, name='wrist.cam'), ("'wrist.cam'", 'expected a topic')),
+    (lambda: replace(CAMERA, name='left/wrist cam'), ("'left/wrist cam'",)),
     (lambda: ObservationSpec((), ()), ('neither cameras nor state',)),
     (lambda: VisionConfig(base_width=24), ('24', 'multiple of 16')),
     (lambda: VisionConfig(crop_height=32, crop_width=20), ('32x20', 'more than 32')),

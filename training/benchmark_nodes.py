@@ -98,7 +98,7 @@ def start_up_s(name: str, service: str, folder: Path) -> float:
     with (folder / f'{name}.log').open('w') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', 'diffusion_policy_ros.nodes.child', f'{name}_node',
-             '--ros-args', '-r', f'__node:={name}'], stdout=log, stderr=log)
+             '--ros-args', '-r', f'__node:={name}', '-p', 'arm:=arms/metaworld.yaml'], stdout=log, stderr=log)
     try:
         if not client.wait_for_service(timeout_sec=60):
             raise RuntimeError(f'{name}: {service} did not come up in 60 s')

@@ -20,6 +20,7 @@ from diffusion_policy_ros.sim.tasks import check_evaluation_seed, check_task, ST
 from diffusion_policy_ros.typed import load_yaml
 
 MODES = ('lockstep', 'realtime')
+ARM = 'arms/metaworld.yaml'
 T = TypeVar('T')
 
 
@@ -29,6 +30,13 @@ def check_choices(settings: Any) -> None:
         value, choices = getattr(settings, item.name), item.metadata.get('choices')
         if choices and value not in choices:
             raise ValueError(f'{item.name} is {value!r}, expected {" or ".join(choices)}')
+
+
+def check_endless(episodes: int, mode: str) -> None:
+    """Raise a ValueError where an arm without episodes would stop after its first one."""
+    if not episodes and mode == 'lockstep':
+        raise ValueError('episodes is 0 and mode lockstep, expected mode:=realtime: an arm in '
+                         'lockstep stops where its episode ends')
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,10 @@ class SimSettings:
         'choices': MODES})
     real_time_factor: float = field(default=0.0, metadata={
         'description': 'Sim seconds a wall second, in realtime; 0 for the largest that this '
-                       'machine holds, which is looked for first.'})
+                       'machine holds, which sim_runner looks for first, and for 1 without it.'})
     episodes: int = field(default=10, metadata={
         'description': 'Episodes, one a seed; 0 for an arm that goes on until it is stopped, '
-                       'without sim_runner.'})
+                       'without sim_runner, in realtime.'})
     seed: int = field(default=0, metadata={'description': "The first episode's seed."})
     namespace: str = field(default='', metadata={
         'description': 'Namespace of all nodes and topics, /clock and /tf among them, so that '
@@ -76,6 +84,7 @@ class SimSettings:
                              f'{self.real_time_factor}, expected at least 0 and 0 to 1000')
         if not self.wait_limit_s > 0:
             raise ValueError(f'wait_limit_s is {self.wait_limit_s}, expected more than 0')
+        check_endless(self.episodes, self.mode)
         for seed in (self.seed, self.seed + max(0, self.episodes - 1)):
             check_evaluation_seed(seed)
 
@@ -129,8 +138,9 @@ def metaworld_nodes(settings: SimSettings) -> list[NodeSpec]:
             'view_camera': VIEW_CAMERA if settings.video and settings.episodes else '',
             **_pictures(config)}),
         'chunk_executor': ('chunk_executor_node', {
-            **common, 'lockstep': lockstep, 'n_action_steps': config.n_action_steps,
-            'dt_s': config.dt_s, 'enable_on_start': True}),
+            **common, 'arm': ARM, 'lockstep': lockstep,
+            'n_action_steps': config.n_action_steps, 'dt_s': config.dt_s,
+            'enable_on_start': True}),
         'policy': ('policy_node', {
             **common, 'checkpoint': str(checkpoint), 'lockstep': lockstep}),
     }

@@ -54,9 +54,9 @@ RIVALS = ((Status.CONFLICT, ('target_pose', 'target_gripper'), 0, 'nobody but th
 class ChunkExecutorNodeConfig(ExecutorConfig):
     """The core's parameters, and what the node itself needs."""
 
-    arm: str = field(default='arms/metaworld.yaml', metadata={
-        'description': "The arm's YAML: a path, or one inside the package's config folder. "
-                       'Without limits in it nothing is moved.'})
+    arm: str = field(default='', metadata={
+        'description': "The arm's YAML: a path, or one inside the package's config folder. It "
+                       'must be given. Without limits in it nothing is moved.'})
     frame_prefix: str = field(default='', metadata={
         'description': "Put in front of the arm's base_frame, for the second of two arms."})
     input_reliability: str = field(default='best_effort', metadata={
@@ -70,7 +70,7 @@ class ChunkExecutorNode(Node):
     def __init__(self) -> None:
         super().__init__('chunk_executor')
         config = declare(self, ChunkExecutorNodeConfig)
-        arm = load_arm(find(config.arm))
+        arm = load_arm(find(_given(config.arm)))
         self._arm = replace(arm, base_frame=config.frame_prefix + arm.base_frame)
         self.longest_stop_s = 0.0 if arm.limits is None else arm.limits.longest_stop_s
         self._has_gripper = self._arm.gripper.type != 'none'
@@ -126,20 +126,20 @@ class ChunkExecutorNode(Node):
         observation = readings.pose_observation(msg)
         answered = self._last is not None and self._last.stamp_ns == observation.stamp_ns
         self._say_refused('ee_pose', self._core.push_pose(observation))
-        self._say_skewed(observation.stamp_ns)
+        self._refuse_skewed(observation.stamp_ns)
         self._tick_ns = observation.stamp_ns
         self._tick_in_lockstep()
         if self._lockstep and answered and self._core.enabled:
             # The tick is shown again: its answer was sent before its readers were found.
             self._output.send(self._last)
 
-    def _say_skewed(self, stamp_ns: int) -> None:
-        """Name a clock that isn't ours: such a pose is never fresh."""
+    def _refuse_skewed(self, stamp_ns: int) -> None:
+        """Count and name a clock that isn't ours: such a pose is never fresh."""
         now_ns = self._now_ns()
         late_ns = now_ns - stamp_ns
         if now_ns and not self._lockstep and abs(late_ns) > self._pose_timeout_ns:
-            self._guard.say('ee_pose stamp', f'ee_pose is stamped {late_ns / NS_PER_S:.3f} s '
-                            'before now, expected within pose_timeout_s: not used', 1)
+            self._guard.refuse('ee_pose', f'stamp: {late_ns / NS_PER_S:.3f} s before now, '
+                               'expected within pose_timeout_s')
 
     def _on_chunk_half(self, topic: str, half: str, convert: Callable[[Any], Any],
                        msg: MultiDOFJointTrajectory | JointTrajectory) -> None:
@@ -294,6 +294,14 @@ class ChunkExecutorNode(Node):
             **{f'refused {reason}': count for reason, count in refused.items()}}
         level = OK if self._status in FINE and not refused else WARN
         return level, self._status.value, values
+
+
+def _given(arm: str) -> str:
+    """Return the parameter; raises where it is empty: nobody's limits are right for every arm."""
+    if not arm:
+        raise ValueError("arm: not set, expected the path of the arm's YAML, such as "
+                         'config/arms/example.yaml')
+    return arm
 
 
 def main() -> int:

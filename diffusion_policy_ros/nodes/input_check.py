@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,13 +28,16 @@ class InputCheck:
         base_frame: the arm's, or '' where it is not known.
         lockstep: the simulator waits, so that silence means nothing.
         gripper: the arm's.
+        refused: '<topic> <reason>' to how many of its messages could not be used.
     """
 
     def __init__(self, config: PolicyConfig, topics: dict[str, str], base_frame: str,
-                 lockstep: bool = False, gripper: GripperConfig | None = None) -> None:
+                 lockstep: bool = False, gripper: GripperConfig | None = None,
+                 refused: Mapping[str, int] | None = None) -> None:
         self._config, self._topics, self._base_frame = config, topics, base_frame
         self._lockstep, self._gripper = lockstep, gripper or GripperConfig()
         self._gripper_state = self._gripper.state_open
+        self._refused = {} if refused is None else refused
         self._sizes: dict[str, tuple[int, int]] = {}
         self._frames: dict[str, str] = {}
         self._stamps: dict[str, deque[int]] = {}
@@ -78,16 +82,22 @@ class InputCheck:
                          or steady_ns - self._begun_steady_ns < PATIENCE_NS)
         if too_early:
             return None
-        found = [f'{topic}: no message that can be used, expected one'
+        found = [f'{topic}: no message that can be used{self._reasons(topic)}, expected one'
                  for stream, topic in self._topics.items() if stream not in self._stamps]
         return (found + self._silent(steady_ns) + self._wrong_sizes() + self._wrong_rates()
                 + self._wrong_frame() + self._wrong_gripper())
 
+    def _reasons(self, topic: str) -> str:
+        """Return what messages were refused for; how many would be another line each second."""
+        reasons = [key.removeprefix(f'{topic} ') for key in self._refused
+                   if key.startswith(f'{topic} ')]
+        return f' (refused: {", ".join(reasons)})' if reasons else ''
+
     def _silent(self, steady_ns: int) -> list[str]:
         if self._lockstep:
             return []
-        return [f'{self._topics[stream]}: silent for over {SILENCE_NS / NS_PER_S:g} s, expected '
-                f'{1 / self._config.dt_s:.1f} Hz'
+        return [f'{self._topics[stream]}: silent for over {SILENCE_NS / NS_PER_S:g} s'
+                f'{self._reasons(self._topics[stream])}, expected {1 / self._config.dt_s:.1f} Hz'
                 for stream, seen_ns in self._seen_steady_ns.items()
                 if steady_ns - seen_ns > SILENCE_NS]
 

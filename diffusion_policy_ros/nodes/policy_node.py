@@ -95,7 +95,7 @@ class PolicyNode(LifecycleNode):
         self._guard = Guard(self.get_logger().warning)
         self._worker = Worker(lambda function: self.executor.create_task(function))
         self._state, self._problem = 'unconfigured', ''
-        self._differences: list[str] = []
+        self._differences: list[str] | None = None  # not yet compared
         self._latencies, self._ages = Latencies(), Latencies()
         self._warm_up_ms, self._n_chunks = float('nan'), 0
         self._inputs: list[Subscription] = []
@@ -217,17 +217,27 @@ class PolicyNode(LifecycleNode):
             topics[camera.name] = f'{camera.name}/image_raw' + ('' if raw else '/compressed')
             kinds[camera.name] = (Image if raw else CompressedImage,
                                   partial(self._camera_observation, camera))
-        topics = {stream: topics[stream] for stream in config.streams}
-        self._check = InputCheck(config, topics, settings.frame_prefix + self._arm.base_frame,
-                                 settings.lockstep, self._arm.gripper)
-        for stream, topic in topics.items():
+        # As they are remapped: that name is what a person looks for.
+        names = {stream: self.resolve_topic_name(topics[stream]) for stream in config.streams}
+        self._check = InputCheck(config, names, settings.frame_prefix + self._arm.base_frame,
+                                 settings.lockstep, self._arm.gripper, self._guard.refused)
+        self._differences = None
+        self._say_needs(config, names)
+        for stream, name in names.items():
             kind, convert = kinds[stream]
-            callback = self._guard(topic, partial(self._on_input, convert))
+            callback = self._guard(name, partial(self._on_input, convert))
             is_state = stream in (EE_POSE, GRIPPER)
             qos = input_qos(settings.input_reliability, STATE_DEPTH if is_state else PICTURE_DEPTH)
             if settings.lockstep:
                 qos = READINGS if is_state else PICTURES
-            self._inputs.append(self.create_subscription(kind, topic, callback, qos))
+            self._inputs.append(self.create_subscription(kind, topics[stream], callback, qos))
+
+    def _say_needs(self, config: PolicyConfig, names: dict[str, str]) -> None:
+        sizes = {camera.name: f' {camera.source_height}x{camera.source_width} (height x width)'
+                 for camera in config.observation.cameras}
+        topics = ', '.join(name + sizes.get(stream, '') for stream, name in names.items())
+        self.get_logger().info(
+            f'needs {topics}; each at {1 / config.dt_s:.1f} Hz or more')
 
     # Inputs
 
@@ -284,6 +294,7 @@ class PolicyNode(LifecycleNode):
         return 'active, a new episode begins'
 
     def _stop(self) -> str:
+        self._expect_ready()
         if self._state == 'active':
             self.trigger_deactivate()
         return self._state
@@ -319,7 +330,7 @@ class PolicyNode(LifecycleNode):
             'latency_budget_ms': f'{1e3 * self._policy.config.latency_budget_s:.1f}',
             'observation_age_ms_median': f'{self._ages.percentile(50):.1f}',
             'not_ready': not_ready,
-            'inputs_differ': '; '.join(self._differences),
+            'inputs_differ': '; '.join(self._differences or ()),
             **{f'refused {key}': count for key, count in self._guard.refused.items()}}
         level = WARN if self._differences or self._guard.refused or self._is_stuck else OK
         return level, not_ready or self._state, values

@@ -91,5 +91,11 @@ class NodeProcess:
                 match = WARNING.match(line.decode(errors='replace').rstrip())
                 if match and match['text'] not in self._said:
                     self._said.add(match['text'])
-                    clear = '\r\x1b[K' if sys.stderr.isatty() else ''
-                    print(f'{clear}{match["node"]}: {match["text"]}', file=sys.stderr, flush=True)
+                    complain(f'{match["node"]}: {match["text"]}')
+
+
+def complain(line: str) -> None:
+    """Print to stderr, over the progress line of sim_runner."""
+    with contextlib.suppress(OSError):  # the terminal was closed; what is running must still end
+        clear = '\r\x1b[K' if sys.stderr.isatty() else ''
+        print(f'{clear}{line}', file=sys.stderr, flush=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import re
 
 from diffusion_policy_ros.datatypes import NS_PER_S
-from diffusion_policy_ros.nodes.bringup import check_choices, MODES, node_specs, NodeSpec
+from diffusion_policy_ros.nodes.bringup import (
+    ARM, check_choices, check_endless, MODES, node_specs, NodeSpec,
+)
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS, TICKS_AFTER_SUCCESS,
 )
@@ -27,7 +29,7 @@ class RecordSettings:
         'description': 'Folder of the bags, one an episode; empty for bags/<task>.'})
     episodes: int = field(default=10, metadata={
         'description': 'Successes to record; 0 for an arm that is recorded when ~/start and '
-                       '~/save of demo_recorder are called, without sim_runner.'})
+                       '~/save of demo_recorder are called, without sim_runner, in realtime.'})
     seed: int = field(default=0, metadata={
         'description': "The first episode's seed; 0 for the one after the last in the folder."})
     teleoperator: str = field(default='expert', metadata={
@@ -71,6 +73,7 @@ class RecordSettings:
             raise ValueError(f'mode is {self.mode} and episodes {self.episodes}, expected '
                              'realtime and 0 with the teleoperator joy, who starts and saves by '
                              'button')
+        check_endless(self.episodes, self.mode)
         if self.seed:
             check_collection_seed(self.seed)
 
@@ -98,7 +101,7 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'image_every': settings.image_every, 'renderer': renderer,
             **({'cameras': cameras} if cameras else {})}),
         'chunk_executor': ('chunk_executor_node', {
-            **common, 'lockstep': lockstep, 'enable_on_start': True}),
+            **common, 'arm': ARM, 'lockstep': lockstep, 'enable_on_start': True}),
         'demo_recorder': ('demo_recorder_node', {
             'folder': folder, 'task': settings.description or settings.task,
             'note': settings.note, 'tags': [f'renderer={renderer}'],
@@ -115,4 +118,11 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'seed': seed, 'record': True, 'renderer': renderer, 'video': False,
             'ticks_after_success': TICKS_AFTER_SUCCESS, 'out': settings.out,
             'wait_limit_s': settings.wait_limit_s})
-    return node_specs(nodes, settings.namespace)
+    return [_with_the_device(spec) for spec in node_specs(nodes, settings.namespace)]
+
+
+def _with_the_device(spec: NodeSpec) -> NodeSpec:
+    """Let joy_teleop hear /joy in a namespace, too: a driver doesn't know of it."""
+    if spec.executable != 'joy_teleop' or not spec.namespace:
+        return spec
+    return replace(spec, remappings=(*spec.remappings, ('joy', '/joy')))

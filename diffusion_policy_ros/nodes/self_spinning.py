@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from diffusion_policy_ros.nodes.spin import EventsExecutor
+from diffusion_policy_ros.nodes.stop_signals import on_stop_signals
 
 SPIN_TIMEOUT_S = 0.1
 SETTLE_S = 0.2
@@ -22,7 +23,7 @@ AGAIN_S = 5.0  # a request may have gone to a server that was killed and is not 
 
 
 class Stopped(Exception):
-    """SIGINT or SIGTERM came."""
+    """SIGINT, SIGTERM or SIGHUP came."""
 
 
 def asking(client: Client, request: Any, again_s: float) -> Callable[[], Future | None]:
@@ -50,8 +51,7 @@ class SelfSpinning(Node):
         self._executor = EventsExecutor()
         self._executor.add_node(self)
         self._stopped = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_stop_signals(self._stop)
 
     def destroy_node(self) -> None:
         """End the executor, too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import contextlib
 from dataclasses import dataclass, field
 import math
 from pathlib import Path
@@ -236,7 +237,7 @@ class SimRunner(SelfSpinning):
     def _progress(self, line: Callable[[], str]) -> None:
         if sys.stdout.isatty() and time.monotonic() > self._next_progress_s:
             self._next_progress_s = time.monotonic() + PROGRESS_S
-            print(f'{CLEAR_LINE}{line()}', end='', flush=True)
+            say(line(), end='')
 
     # Real time
 
@@ -317,9 +318,10 @@ class SimRunner(SelfSpinning):
                 f'within {self._config.wait_limit_s:g} s: {node} {state}')
 
 
-def say(line: str) -> None:
+def say(line: str, end: str = '\n') -> None:
     """Print a line that stays, over the progress that does not."""
-    print(f'{CLEAR_LINE if sys.stdout.isatty() else ""}{line}', flush=True)
+    with contextlib.suppress(OSError):  # the terminal was closed: the summary is still written
+        print(f'{CLEAR_LINE if sys.stdout.isatty() else ""}{line}', end=end, flush=True)
 
 
 def main(args: Sequence[str] | None = None) -> int:

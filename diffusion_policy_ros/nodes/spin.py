@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from diffusion_policy_ros.nodes.parameters import refuse_unknown
 from diffusion_policy_ros.nodes.resources import config_folder
+from diffusion_policy_ros.nodes.stop_signals import on_stop_signals
 
 try:
     # A third of SingleThreadedExecutor's CPU time; Jazzy's first releases lack it.
@@ -60,7 +61,7 @@ def init(args: Sequence[str] | None = None) -> None:
 def run(make_node: Callable[[], Node], args: Sequence[str] | None = None,
         make_executor: Callable[[], Executor] = EventsExecutor) -> int:
     """
-    Run one node until SIGINT or SIGTERM, and return the process's exit code.
+    Run one node until SIGINT, SIGTERM or SIGHUP, and return the process's exit code.
 
     A node that has a `finish` method (see `Finishing`) is spun until that returns True.
     A ValueError while the node is made is a setting that is wrong: one line, exit code 1.
@@ -110,7 +111,7 @@ def _finish(node: Node, executor: Executor, but: type[Exception] | tuple[()] = (
 
 class _StopSignals:
     """
-    True once SIGINT or SIGTERM came; one that comes later than a node may take ends it at once.
+    True once a signal came; one that comes later than a node may take ends it at once.
 
     Sooner it doesn't: newer `ros2 run` forwards a Ctrl-C that the terminal has sent already.
     """
@@ -119,8 +120,7 @@ class _StopSignals:
         self._first_s: float | None = None
         # Only the main thread may set handlers; elsewhere (a test) the context's end stops a node.
         with contextlib.suppress(ValueError):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._receive)
+            on_stop_signals(self._receive)
 
     def _receive(self, number: int, frame: object) -> None:
         if self._first_s is None:

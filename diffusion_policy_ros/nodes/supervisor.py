@@ -17,8 +17,9 @@ import time
 from typing import IO, TypeVar
 
 from diffusion_policy_ros.nodes.bringup import metaworld_nodes, NodeSpec, SimSettings
-from diffusion_policy_ros.nodes.process import NodeProcess
+from diffusion_policy_ros.nodes.process import complain, NodeProcess
 from diffusion_policy_ros.nodes.record_bringup import record_nodes, RecordSettings
+from diffusion_policy_ros.nodes.stop_signals import on_stop_signals
 
 WRONG_SETTING, ENDED_EARLY = 1, 3  # exit codes; 128 + n after signal n
 POLL_S = 0.1
@@ -49,8 +50,7 @@ class Supervisor:
         self._processes: dict[str, NodeProcess] = {}
         self._signal = 0
         self._wake = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._interrupt)
+        on_stop_signals(self._interrupt)
 
     def run(self) -> int:
         """Start all, wait for the end, end all; return the exit code."""
@@ -80,7 +80,7 @@ class Supervisor:
                     return code if code >= 0 else ENDED_EARLY
                 if not self._may_come_back(name, process):
                     complain(f'{name} {process.ending}; log: {process.log_path}')
-                    return ENDED_EARLY if code else WRONG_SETTING
+                    return WRONG_SETTING if code == WRONG_SETTING else ENDED_EARLY
             self._wake.wait(POLL_S)
         return 128 + self._signal
 
@@ -116,12 +116,6 @@ class Supervisor:
 
     def _alive(self) -> bool:
         return any(process.exit_code is None for process in self._processes.values())
-
-
-def complain(line: str) -> None:
-    """Print to stderr, over the progress line of sim_runner."""
-    clear = '\r\x1b[K' if sys.stderr.isatty() else ''
-    print(f'{clear}{line}', file=sys.stderr, flush=True)
 
 
 def own_domain() -> tuple[int, IO[str]]:
@@ -164,11 +158,10 @@ def parse(prog: str, cls: type[T],
     parser.add_argument('--respawn', action='store_true',
                         help='start the policy again when it was killed')
     options = parser.parse_args(arguments)
-    settings = cls(**{item.name: getattr(options, item.name) for item in fields(cls)})
-    if not settings.episodes:
+    if not options.episodes:
         raise ValueError('episodes is 0, expected at least 1: the launch file starts an arm '
                          'without sim_runner')
-    return settings, options
+    return cls(**{item.name: getattr(options, item.name) for item in fields(cls)}), options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,7 +190,8 @@ def supervise(prog: str, kind: str, cls: type[T], nodes: Callable[[T], list[Node
         settings, options = parse(prog, cls, arguments)
         out = Path(settings.out or time.strftime(f'out/{kind}/%Y-%m-%d_%H-%M-%S')).resolve()
         specs = nodes(replace(settings, out=str(out)))
-        domain_id, lock = (options.domain_id, None) if options.domain_id else own_domain()
+        given = options.domain_id is not None
+        domain_id, lock = (options.domain_id, None) if given else own_domain()
         log = out / 'log'
         log.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import re
 
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, to_ns
 from diffusion_policy_ros.policy.levels import LEVELS
@@ -14,6 +15,7 @@ STRIDE = 32
 """Of ResNet-18: pixels that one place of its last map stands for."""
 MOST_DT_S = 3600.0
 """So that a window's nanoseconds are a 64-bit integer."""
+TOPIC = re.compile(r'[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 LEAST_START = 0.7
 """Of all noise levels: where sampling begins with noise alone, a fifth of it at most is signal."""
 
@@ -49,6 +51,9 @@ class CameraSpec:
     width: int
 
     def __post_init__(self) -> None:
+        if not TOPIC.fullmatch(self.name):
+            raise ValueError(f'camera name is {self.name!r}, expected a topic: letters, digits, _ '
+                             'and, between names, /')
         positive(source_height=self.source_height, source_width=self.source_width,
                  height=self.height, width=self.width)
 

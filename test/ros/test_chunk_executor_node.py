@@ -8,7 +8,7 @@ import re
 import signal
 import time
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
@@ -291,7 +291,8 @@ def test_nothing_moves_before_enable(world):
     assert world.order[:2] == [JointState, PoseStamped]
     values = world.wait_for_status(Status.TRACKING)
     refused = {name for name in values if name.startswith('refused')}
-    assert refused <= {'refused past'}  # a machine that stalls for a chunk's length
+    # A machine that stalls for a chunk's length.
+    assert refused <= {'refused past', 'refused ee_pose stamp'}
     steps = np.diff([HOME, *(target.position for target in world.targets)], axis=0)
     stamps = np.diff([target.stamp_ns for target in world.targets]) / NS_PER_S
     speeds = steps[1:, 0] / stamps
@@ -427,7 +428,7 @@ def test_a_teleoperator_wins_over_the_policy(world):
     assert stamps == sorted(stamps)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_brakes_first_and_a_hold_comes_last(world, number):
     world = world(enable_on_start=True)
     world.move()
@@ -463,12 +464,15 @@ def test_without_a_clock_nothing_is_sent_and_the_reason_is_said(world):
     assert not world.sent
 
 
-def test_a_pose_of_another_clock_is_named(world):
-    world = world(enable_on_start=True)
+@pytest.mark.parametrize('enabled', [True, False])
+def test_a_pose_of_another_clock_is_counted_and_named(world, enabled):
+    world = world(enable_on_start=enabled)
     for _ in range(3):
         world.measure(world.now_ns - 10 * NS_PER_S)
-    world.wait(lambda: 'ee_pose is stamped 10.' in world.process.log, 'a line')
-    assert world.process.log.count('ee_pose is stamped') == 1
+    world.report(lambda values: values.get('refused ee_pose stamp') == '3')
+    assert [status.level for msg in world.reports for status in msg.status
+            if status.name == world.name][-1] == DiagnosticStatus.WARN
+    assert len(re.findall(r'ee_pose refused: stamp: 10\.\d+ s before now', world.process.log)) == 1
     assert not world.sent
 
 
@@ -508,9 +512,11 @@ def test_an_arm_without_limits_is_not_moved(world):
 # Settings and the gripper's unit
 
 @pytest.mark.parametrize('parameters, expected', [
+    ({}, "arm: not set, expected the path of the arm's YAML, such as config/arms/example.yaml\n"),
     ({'arm': 'no/such.yaml'}, "'no/such.yaml': no such file or folder, nor in "),
     ({'command_rate_hz': 0.0}, 'parameter command_rate_hz: found 0.0, expected 1.0 to 1000.0 Hz'),
-    ({'blend': 0.1}, 'parameter blend: chunk_executor has no such parameter, expected blend_s'),
+    ({'arm': 'arms/example.yaml', 'blend': 0.1},
+     'parameter blend: chunk_executor has no such parameter, expected blend_s'),
 ])
 def test_a_wrong_setting_ends_with_one_line(start, parameters, expected):
     process = start('chunk_executor_node', 'chunk_executor', parameters)

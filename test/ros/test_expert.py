@@ -13,6 +13,7 @@ from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.control import readings
+from diffusion_policy_ros.nodes.bringup import ARM
 from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
@@ -30,7 +31,7 @@ def nodes(start_once):
         'metaworld_bridge': start_once('metaworld_bridge_node', 'metaworld_bridge',
                                        {'mode': 'lockstep', **TINY}),
         'chunk_executor': start_once('chunk_executor_node', 'chunk_executor',
-                                     {'lockstep': True, 'enable_on_start': True}),
+                                     {'arm': ARM, 'lockstep': True, 'enable_on_start': True}),
         'expert': start_once('expert_node', 'expert', {})}
 
 

@@ -12,6 +12,7 @@ from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.nodes import messages
+from diffusion_policy_ros.nodes.bringup import ARM
 from diffusion_policy_ros.nodes.qos import LATCHED
 
 HELD, FREE = [0, 0, 0, 0, 0, 1, 0, 0], [0] * 8
@@ -30,7 +31,7 @@ def processes(start_once):
         'metaworld_bridge': start_once('metaworld_bridge_node', 'metaworld_bridge', {
             'task': 'reach-v3', 'mode': 'realtime', 'real_time_factor': 1.0, **TINY}),
         'chunk_executor': start_once('chunk_executor_node', 'chunk_executor', {
-            **sim, 'enable_on_start': True}),
+            **sim, 'arm': ARM, 'enable_on_start': True}),
         'joy_teleop': start_once('joy_teleop_node', 'joy_teleop', {
             **sim, **PATIENT, 'linear_scale': [0.2, 0.2, 0.2]}),
         'demo_recorder': start_once('demo_recorder_node', 'demo_recorder', {

@@ -106,7 +106,8 @@ def test_every_argument_has_a_description(name):
       'video': 'false', 'namespace': 'left'},
      SimSettings(mode='realtime', real_time_factor=0.25, episodes=2, seed=40, video=False,
                  namespace='left')),
-    ({'episodes': '0', 'task': 'reach-v3'}, SimSettings(episodes=0, task='reach-v3')),
+    ({'episodes': '0', 'mode': 'realtime', 'task': 'reach-v3'},
+     SimSettings(episodes=0, mode='realtime', task='reach-v3')),
 ], ids=['defaults', 'realtime', 'arm alone'])
 def test_the_nodes_are_those_of_bringup(arguments, settings):
     nodes = launched(**arguments)
@@ -136,6 +137,7 @@ def test_rviz_comes_with_its_configuration():
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'task': 'open-drawer'}, 'open-drawer'),
     ({'episodes': 'ten'}, 'episodes'),
+    ({'episodes': '0'}, 'expected mode:=realtime'),
     ({'checkpoint': 'nowhere'}, 'nowhere'),
 ])
 def test_a_wrong_argument_is_named(arguments, message):

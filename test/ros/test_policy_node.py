@@ -222,9 +222,9 @@ def bad_messages(stamp_ns):
     nan = messages.pose_message(pose(0)[:3], pose(0)[3:], stamp_ns, FRAME)
     nan.pose.position.y = math.nan
     no_frame = messages.pose_message(pose(0)[:3], pose(0)[3:], stamp_ns, '')
-    return {'image': [(image_16, 'wrist/image_raw encoding'), (cut, 'wrist/image_raw data')],
-            'pose': [(nan, 'ee_pose position'), (no_frame, 'ee_pose header.frame_id')],
-            'gripper': [(JointState(header=good.header), 'gripper_state position')]}
+    return {'image': [(image_16, '/wrist/image_raw encoding'), (cut, '/wrist/image_raw data')],
+            'pose': [(nan, '/ee_pose position'), (no_frame, '/ee_pose header.frame_id')],
+            'gripper': [(JointState(header=good.header), '/gripper_state position')]}
 
 
 def test_bad_messages_are_counted_and_named_once(arm, shared, policy):
@@ -313,11 +313,11 @@ def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
         return None
 
     expected = [
-        'gripper_state: no message that can be used, expected one',
-        'wrist/image_raw: 30x20 pixels (height x width), expected 40x40 as in training',
-        'wrist/image_raw: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
-        'ee_pose: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
-        f"ee_pose: frame_id world_b, expected {FRAME}, the arm's base_frame"]
+        '/b/gripper_state: no message that can be used, expected one',
+        '/b/wrist/image_raw: 30x20 pixels (height x width), expected 40x40 as in training',
+        '/b/wrist/image_raw: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
+        '/b/ee_pose: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
+        f"/b/ee_pose: frame_id world_b, expected {FRAME}, the arm's base_frame"]
     assert sorted(probe.wait(differences, 'the report')) == sorted(expected)
     for line in expected:
         assert process.log.count(line) == 1
@@ -343,6 +343,42 @@ def test_a_camera_of_another_clock_is_named(start, probe, hasty_checkpoint, arm_
     probe.wait(lambda: 'no chunk: ' in process.log, 'a line')
     probe.node.destroy_timer(timer)
     assert re.search(r'no chunk: wrist.* 10\.\d+ s', process.log)
+
+
+def test_inputs_are_named_as_they_are_remapped_and_said_to_be_right(
+        start, probe, checkpoint, arm_yaml):
+    process = start('policy_node', 'policy', {
+        'checkpoint': checkpoint, 'arm': arm_yaml, 'autostart': False},
+        ('-r', '__ns:=/r', '-r', 'wrist/image_raw:=/camera/color/image_raw'))
+    response = probe.call(Trigger, '/r/policy/stop')
+    assert (response.success, response.message) == (
+        False, 'the policy is unconfigured, expected inactive or active')
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+    assert probe.call(ChangeState, '/r/policy/change_state', request).success
+    assert ('needs /camera/color/image_raw 40x40 (height x width), /r/ee_pose, /r/gripper_state; '
+            'each at 20.0 Hz or more') in process.log
+    assert probe.call(Trigger, '/r/policy/start').success
+    image = probe.publisher(Image, '/camera/color/image_raw')
+    ee_pose = probe.publisher(PoseStamped, '/r/ee_pose')
+    gripper = probe.publisher(JointState, '/r/gripper_state')
+    encoding = ['bayer_rggb8']
+
+    def publish():
+        now_ns = probe.node.get_clock().now().nanoseconds
+        pixels = messages.image_message(picture(0), now_ns, '')
+        pixels.encoding = encoding[-1]
+        image.publish(pixels)
+        ee_pose.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], now_ns, FRAME))
+        gripper.publish(messages.gripper_state_message(0.5, now_ns))
+
+    timer = probe.node.create_timer(DT_NS / NS_PER_S, publish)
+    wrong = '/camera/color/image_raw: no message that can be used (refused: encoding), expected'
+    probe.wait(lambda: wrong in process.log, 'what is wrong')
+    assert '/camera/color/image_raw refused: encoding: ' in process.log
+    assert 'the inputs are what' not in process.log
+    encoding.append('rgb8')
+    probe.wait(lambda: 'the inputs are what the checkpoint needs' in process.log, 'all is right')
+    probe.node.destroy_timer(timer)
 
 
 def test_a_wrong_setting_ends_with_one_line(start, arm_yaml):

@@ -9,17 +9,40 @@ import pytest
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.nodes.recorder_client import lossy
-from diffusion_policy_ros.nodes.self_spinning import SelfSpinning
+from diffusion_policy_ros.nodes.self_spinning import SelfSpinning, Stopped
+from diffusion_policy_ros.nodes.sim_runner import say
+from diffusion_policy_ros.nodes.stop_signals import ENDING
 
 
 @pytest.fixture()
 def caller(ros):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     result = SelfSpinning('caller')
     yield result
     result.destroy_node()
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('number', ENDING)
+def test_a_signal_stops_a_wait(caller, number):
+    signal.raise_signal(number)
+    with pytest.raises(Stopped):
+        caller.wait(lambda: False, 60.0, 'nothing')
+
+
+def test_a_line_that_nobody_can_read_stops_no_run(monkeypatch):
+    class ClosedTerminal:
+        """What a process writes to once its terminal is gone."""
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise OSError(5, 'Input/output error')
+
+    monkeypatch.setattr('sys.stdout', ClosedTerminal())
+    say('wrote summary.json')
 
 
 def test_a_request_that_went_to_a_server_that_died_is_sent_again(caller, probe):
