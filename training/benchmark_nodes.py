@@ -91,6 +91,7 @@ def start_up_s(name: str, service: str, folder: Path) -> float:
     from std_srvs.srv import Trigger
 
     from diffusion_policy_ros.nodes import spin
+    from diffusion_policy_ros.nodes.bringup import ARM
     spin.init([])
     node = rclpy.create_node('benchmark')
     client = node.create_client(Trigger, service)
@@ -98,7 +99,7 @@ def start_up_s(name: str, service: str, folder: Path) -> float:
     with (folder / f'{name}.log').open('w') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', 'diffusion_policy_ros.nodes.child', f'{name}_node',
-             '--ros-args', '-r', f'__node:={name}', '-p', 'arm:=arms/metaworld.yaml'], stdout=log, stderr=log)
+             '--ros-args', '-r', f'__node:={name}', '-p', f'arm:={ARM}'], stdout=log, stderr=log)
     try:
         if not client.wait_for_service(timeout_sec=60):
             raise RuntimeError(f'{name}: {service} did not come up in 60 s')
