@@ -131,6 +131,6 @@ class ImageEncoder(nn.Module):
             corners: (N, 2) of random crops, or None for the centre.
         """
         images = crop(images, corners, self.config.crop_height, self.config.crop_width)
-        images = images.to(self.head.weight.dtype, memory_format=torch.channels_last)
-        features = self.pool(self.trunk(images / 127.5 - 1))
+        images = images.to(self.head.weight.dtype, memory_format=torch.channels_last, copy=True)
+        features = self.pool(self.trunk(images.div_(127.5).sub_(1)))
         return functional.relu(self.head(features))
