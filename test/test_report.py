@@ -217,6 +217,10 @@ def test_learning_curves_are_drawn_where_metrics_lie_beside(results, document):
     axes, = report.draw_curves(report.read_curves(results / 'tasks')).axes
     line, = axes.lines
     assert line.get_label() == 'push/large net'
+    curves = {name: [] for name in ('push/large', 'push/small', 'reach/small')}
+    first, second, third = report.draw_curves(curves).axes[0].lines
+    assert first.get_color() == second.get_color() != third.get_color()
+    assert first.get_linestyle() != second.get_linestyle() == third.get_linestyle()
     assert list(line.get_xdata()) == [10, 20] and list(line.get_ydata()) == [8, 4]
     path.write_text('{"step": 1}\n{"step"')
     (document.parent / 'images/results_tasks.png').unlink()

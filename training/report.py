@@ -19,6 +19,7 @@ import re
 from statistics import fmean
 import sys
 
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 import numpy as np
@@ -36,6 +37,9 @@ SWEPT = {'steps': ('denoising steps', 'num_inference_steps'),
 METRICS = '.metrics.jsonl'
 WIDEST = 4  # variants, where there are fewer tasks
 MARKERS = 'osD^vPX'  # 7, so that with 10 colours 70 lines differ
+LINES = ('-', '--', '-.', ':')
+COLOURS = matplotlib.colormaps['tab20'].colors
+COLOURS = COLOURS[::2] + COLOURS[1::2]  # the strong ones first
 STYLE = {'markersize': 4, 'linewidth': 1}
 
 
@@ -221,12 +225,21 @@ def draw_success(results: Results) -> Figure:
 
 
 def draw_curves(curves: Curves) -> Figure:
-    """Draw the action error over training; losses of different targets can't be compared."""
+    """
+    Draw the action error over training; losses of different targets can't be compared.
+
+    Of several tasks each has a colour, and each variant a marker and a kind of line.
+    """
     figure = Figure(figsize=(10, _height(curves)), layout='constrained')
     axes = figure.subplots()
-    for i, (name, rows) in enumerate(curves.items()):
+    keys = {name: name.rpartition('/')[::2] for name in curves}
+    tasks, variants = (list(dict.fromkeys(part)) for part in zip(*keys.values(), strict=True))
+    for name, rows in curves.items():
+        task, variant = tasks.index(keys[name][0]), variants.index(keys[name][1])
         axes.plot([row.step for row in rows], [row.action_error_mm for row in rows],
-                  marker=MARKERS[i % len(MARKERS)], label=_words(name), **STYLE)
+                  color=COLOURS[(task if len(tasks) > 1 else variant) % len(COLOURS)],
+                  marker=MARKERS[variant % len(MARKERS)], label=_words(name),
+                  linestyle=LINES[variant % len(LINES)], **STYLE)
     axes.set(xlabel='optimiser step', ylabel='action error on held-out episodes (mm)',
              yscale='log')
     axes.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())
