@@ -69,14 +69,19 @@ def test_a_block_holds_counts_intervals_and_means(results, document):
 |---|---|---|
 | push-v3 | 0/10 (0.0-27.8 %) | 5/10 (23.7-76.3 %) |
 | reach-v3 | - | 48/50 (86.5-98.9 %) |
-| mean; pooled | 0.0 % (1 of 2 tasks); 0/10 (0.0-27.8 %) | \
-73.0 % (2 of 2 tasks); 53/60 (77.8-94.2 %) |
+| mean; pooled | - | 73.0 %; 53/60 (77.8-94.2 %) |
 
 ![results tasks](images/results_tasks.png)
 
 {END}
 after"""
     assert cv2.imread(str(document.parent / 'images/results_tasks.png')).std() > 10
+
+
+def test_tasks_that_no_variant_has_all_of_have_no_mean(results):
+    (results / 'tasks/reach/unet.json').rename(results / 'tasks/reach/wide.json')
+    *_, last = report.markdown(report.read_results(results / 'tasks')).splitlines()
+    assert last.startswith('| reach-v3 | - |')
 
 
 def test_a_folder_of_files_is_one_task_with_no_mean(results, document):
@@ -101,16 +106,18 @@ def test_more_variants_than_a_table_is_wide_are_rows(results):
     lines = report.markdown(report.read_results(results / 'wide')).splitlines()
     assert lines[0] == '| variant | push-v3 | reach-v3 | mean; pooled |'
     assert [line.split(' | ')[0] for line in lines[2:]] == ['| a', '| b', '| c', '| d', '| e']
-    assert lines[2].startswith('| a | 0/10 (0.0-27.8 %) | 10/10 (72.2-100.0 %) | 50.0 % (2 of 2')
+    assert lines[2].startswith('| a | 0/10 (0.0-27.8 %) | 10/10 (72.2-100.0 %) | 50.0 %; 10/20')
     assert lines[3].split(' | ')[1:3] == ['1/10 (1.8-40.4 %)', '-']
     axes, = report.draw_success(report.read_results(results / 'wide')).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [*'abcde']
     assert [dots.get_label() for dots in axes.containers] == ['push-v3', 'reach-v3']
 
 
-def test_the_shipped_results_agree_with_themselves():
+def test_the_shipped_results_agree_with_themselves_and_with_the_documents():
     row, = report.read_results(ROOT / 'results/drawer_open').values()
     assert 'default' in row
+    report.main([*(str(ROOT / f'docs/{name}.md') for name in ('results', 'experiments')),
+                 '-r', str(ROOT / 'results'), '--check'])
 
 
 def test_a_second_run_changes_nothing_and_check_writes_nothing(results, document):

@@ -163,15 +163,15 @@ def cell(results: Iterable[Result]) -> str:
     return f'{n_success}/{n_episodes} ({percent(wilson_interval(n_success, n_episodes))})'
 
 
-def mean_cell(results: Collection[Result], n_tasks: int) -> str:
-    """Return `96.0 % (3 of 4 tasks); 144/150 (91.5-98.2 %)`: mean of the rates, all episodes."""
+def mean_cell(results: Collection[Result]) -> str:
+    """Return `96.0 %; 144/150 (91.5-98.2 %)`: the mean of the rates, and all episodes."""
     mean = 100 * fmean(result.n_success / result.n_episodes for result in results)
-    return f'{mean:.1f} % ({len(results)} of {n_tasks} tasks); {cell(results)}'
+    return f'{mean:.1f} %; {cell(results)}'
 
 
 def markdown(results: Results) -> str:
     """
-    Return a row a task and a column a variant; below several tasks their mean.
+    Return a row a task and a column a variant; below several tasks the mean of who has them all.
 
     Where that would be too wide to read, each variant is a row.
     """
@@ -180,9 +180,10 @@ def markdown(results: Results) -> str:
              *(str(_number(name)) if sweep else _words(name) for name in by_variant)]]
     for task, row in results.items():
         rows.append([task, *(cell([row[name]]) if name in row else '-' for name in by_variant)])
-    if len(results) > 1:
-        rows.append(['mean; pooled', *(mean_cell(column.values(), len(results))
-                                       for column in by_variant.values())])
+    means = [mean_cell(column.values()) if len(column) == len(results) else '-'
+             for column in by_variant.values()]
+    if len(results) > 1 and any(mean != '-' for mean in means):
+        rows.append(['mean; pooled', *means])
     if is_wide(results):
         rows = [['variant', *(row[0] for row in rows[1:])], *zip(*(row[1:] for row in rows))]
     lines = [f'| {" | ".join(row)} |' for row in rows]
@@ -264,24 +265,27 @@ def fill(text: str, where: str, block: Callable[[str], str]) -> str:
     return BLOCK.sub(lambda match: f'{match[1]}\n{block(match[2])}\n', text)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Fill one Markdown file's blocks from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
-    parser.add_argument('file', type=Path, help='Markdown file with marked blocks')
-    parser.add_argument('-r', '--results', type=Path, default='results', help='folder of tables')
-    parser.add_argument('-i', '--images', type=Path, help='folder of plots, else images/ beside')
-    parser.add_argument('--check', action='store_true',
-                        help='write nothing, fail if out of date or without a picture')
-    options = parser.parse_args(arguments)
-    path, images = options.file, options.images or options.file.parent / 'images'
+def report(path: Path, results: Path, images: Path, check: bool) -> None:
+    """
+    Fill one file's blocks and draw their figures into `images`.
+
+    Args:
+        path: Markdown file.
+        results: folder of tables.
+        images: folder of plots.
+        check: write nothing.
+
+    Raises:
+        ValueError: in one line: the file or a result is wrong; or what `check` finds.
+        OSError: a file cannot be read or written.
+    """
     figures: dict[Path, Figure] = {}
 
     def block(name: str) -> str:
-        folder = options.results / name
-        results, curves = read_results(folder), read_curves(folder)
-        if not results:
-            raise ValueError(f'{path}: table {name}: there are no results in {folder}')
-        text, drawn = markdown(results), {f'results_{name}.png': draw_success(results)}
+        found, curves = read_results(results / name), read_curves(results / name)
+        if not found:
+            raise ValueError(f'{path}: table {name}: there are no results in {results / name}')
+        text, drawn = markdown(found), {f'results_{name}.png': draw_success(found)}
         if curves:
             drawn[f'results_{name}_curves.png'] = draw_curves(curves)
         for image, figure in drawn.items():
@@ -289,22 +293,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
             text += f'\n![{_words(image[:-4])}]({os.path.relpath(images / image, path.parent)})\n'
         return text
 
+    old = path.read_bytes()
+    new = fill(old.decode(), str(path), block).encode()
+    if check:
+        if new != old:
+            raise ValueError(f'{path}: out of date')
+        if lost := [image for image in figures if not image.exists()]:
+            raise ValueError(f'{lost[0]}: found no such picture, expected that of {path}')
+        return
+    images.mkdir(parents=True, exist_ok=True)
+    for image, figure in figures.items():
+        figure.savefig(image, dpi=120)
+    path.write_bytes(new)
+    print('wrote', *figures, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fill the blocks of Markdown files from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split('\n\n')[0])
+    parser.add_argument('files', type=Path, nargs='+', help='Markdown files with marked blocks')
+    parser.add_argument('-r', '--results', type=Path, default=Path('results'),
+                        help='folder of tables')
+    parser.add_argument('-i', '--images', type=Path, help='folder of plots, else images/ beside')
+    parser.add_argument('--check', action='store_true',
+                        help='write nothing, fail if out of date or without a picture')
+    options = parser.parse_args(arguments)
     try:
-        old = path.read_bytes()
-        new = fill(old.decode(), str(path), block).encode()
-        if options.check:
-            if new != old:
-                raise ValueError(f'{path}: out of date')
-            if lost := [image for image in figures if not image.exists()]:
-                raise ValueError(f'{lost[0]}: found no such picture, expected that of {path}')
-            return
-        images.mkdir(parents=True, exist_ok=True)
-        for image, figure in figures.items():
-            figure.savefig(image, dpi=120)
-        path.write_bytes(new)
+        for path in options.files:
+            report(path, options.results, options.images or path.parent / 'images', options.check)
     except (OSError, ValueError) as error:
         sys.exit(f'report: {error}')
-    print('wrote', *figures, path)
 
 
 if __name__ == '__main__':
