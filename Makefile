@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Where ROS 2 is sourced it is used, in an environment of its own beside the one without ROS.
 VENV ?= .venv$(addprefix -,$(ROS_DISTRO))
 
-TASK ?= drawer-open-v3
+TASK ?=
 EPISODES ?= 10
 SEED ?= 0
 CHECKPOINT ?=
@@ -26,8 +26,8 @@ SOURCES := diffusion_policy_ros launch lock setup.py test training
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo 'Variables of make sim: TASK=$(TASK) EPISODES=$(EPISODES) SEED=$(SEED)' \
-	  'CHECKPOINT=$(CHECKPOINT) MODE=lockstep|realtime VIDEO=1|0'
+	@echo 'Variables of make sim: CHECKPOINT=$(CHECKPOINT) TASK=$(TASK) EPISODES=$(EPISODES) SEED=$(SEED)' \
+	  'MODE=lockstep|realtime VIDEO=1|0'
 
 setup: $(STAMP) ## make the virtual environment (what the other targets do by themselves)
 
@@ -36,12 +36,12 @@ $(STAMP):
 	@rm -f $(VENV)/.set-up-* && touch $@
 
 sim: $(STAMP) ## run the policy on MetaWorld's arm over ROS 2 topics, count successes, write a video
-	@$(VENV)/bin/metaworld_sim --task '$(TASK)' --episodes '$(EPISODES)' --seed '$(SEED)' \
+	@$(VENV)/bin/metaworld_sim $(if $(TASK),--task '$(TASK)') --episodes '$(EPISODES)' --seed '$(SEED)' \
 	  --mode '$(MODE)' $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') \
 	  $(if $(filter 0 no false,$(VIDEO)),--no-video,--video)
 
 record: $(STAMP) ## record demonstrations of TASK as rosbags, one an episode
-	@$(VENV)/bin/record_demos --task '$(TASK)' --episodes '$(EPISODES)' \
+	@$(VENV)/bin/record_demos $(if $(TASK),--task '$(TASK)') --episodes '$(EPISODES)' \
 	  $(if $(filter-out 0,$(SEED)),--seed '$(SEED)') $(if $(BAGS),--folder '$(BAGS)')
 
 test: $(STAMP) ## run the tests, but for the slow ones

@@ -172,6 +172,10 @@ def _other_data(row: Variant, data: Data, where: str) -> str:
     return f' ({"; ".join(others)})' if others else ''
 
 
+def _words(name: str) -> str:
+    return name.replace('_', ' ')
+
+
 def _tried(variants: dict[str, Variant], steps: int, data: Data) -> list[str]:
     """Return the lines of the variants beside the checkpoint's own steps and data."""
     if not variants:
@@ -186,9 +190,14 @@ def _tried(variants: dict[str, Variant], steps: int, data: Data) -> list[str]:
     for name, row in variants.items():
         won = [ticks for ticks, success in zip(row.steps, row.success) if success]
         middle = f'{median(won):g}' if won else '-'
-        label = name.replace('_', ' ') + _other_data(row, data, name)
+        label = _words(name) + _other_data(row, data, name)
         lines.append(f'| {label} | {row.n_success}/{row.n_episodes} '
                      f'| {percent(row.wilson95)} | {middle} | {row.limits_acted} |')
+    lines += ['', "Limits acted: how often the executor's limits changed a command, all episodes together."]
+    older = [name for name, row in variants.items() if not row.trained]
+    if older:
+        lines.append('Of an older recipe, with one noise for all episodes, so to be compared with each '
+                     f'other only: {", ".join(map(_words, older))}.')
     return [*lines, '']
 
 
