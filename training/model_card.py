@@ -193,11 +193,12 @@ def _tried(variants: dict[str, Variant], steps: int, data: Data) -> list[str]:
         label = _words(name) + _other_data(row, data, name)
         lines.append(f'| {label} | {row.n_success}/{row.n_episodes} '
                      f'| {percent(row.wilson95)} | {middle} | {row.limits_acted} |')
-    lines += ['', "Limits acted: how often the executor's limits changed a command, all episodes together."]
+    lines += ['', "Limits acted: how often the executor's limits changed a command, all episodes "
+              'together.']
     older = [name for name, row in variants.items() if not row.trained]
     if older:
-        lines.append('Of an older recipe, with one noise for all episodes, so to be compared with each '
-                     f'other only: {", ".join(map(_words, older))}.')
+        lines.append('Of an older recipe, with one noise for all episodes, so to be compared with '
+                     f'each other only: {", ".join(map(_words, older))}.')
     return [*lines, '']
 
 
