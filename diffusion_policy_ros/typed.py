@@ -54,6 +54,9 @@ def _tuples(kind: Any, value: Any) -> Any:
     """Return a value with tuples instead of lists where a type, or one in it, asks for them."""
     if is_dataclass(kind) and isinstance(value, Mapping):
         hints = get_type_hints(kind)
+        for key, inner in value.items():
+            if get_origin(hints.get(key)) is tuple and not isinstance(inner, (list, tuple)):
+                raise ValueError(f'{key} is {inner!r}, expected a list')
         return {key: _tuples(hints.get(key), inner) for key, inner in value.items()}
     origin, members = get_origin(kind), get_args(kind)
     if origin is tuple and isinstance(value, list):

@@ -356,3 +356,10 @@ def test_draws_of_the_samplers():
     assert make_policy(replace(CONFIG, noise=DDPM)).noise_shape == (10, 8, 4)
     few = replace(DDPM, num_inference_steps=5)
     assert make_policy(replace(CONFIG, noise=few)).noise_shape == (5, 8, 4)
+
+
+def test_a_camera_that_pytorch_would_shadow_is_refused():
+    camera = replace(CONFIG.observation.cameras[0], name='forward')
+    config = replace(CONFIG, observation=replace(CONFIG.observation, cameras=(camera,)))
+    with pytest.raises(ValueError, match="camera name is 'forward', which PyTorch needs"):
+        make_policy(config)

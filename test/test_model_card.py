@@ -131,7 +131,8 @@ def test_other_demonstrations_of_a_variant_are_named(trained, tmp_path):
 def test_how_the_demonstrations_were_made_is_told(trained):
     evaluation = change_provenance(trained, lambda found: found['data'].update(
         start_offset=0.05, ticks_after_success=50, goal_offset=[0.0, 0.0, 0.045]))
-    assert ('begun up to 0.05 m elsewhere, going on for 50 ticks after success, '
+    assert ('begun elsewhere, a standard deviation of 0.05 m an axis, '
+            'going on for 50 ticks after success, '
             'aimed [0.0, 0.0, 0.045] m beside the goal, sha256') in run(trained, evaluation)
 
 

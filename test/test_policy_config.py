@@ -51,6 +51,7 @@ def test_streams_are_the_cameras_the_pose_and_what_the_state_needs(state, target
     (lambda: ObservationSpec((CAMERA,), ('lag',)), ("'lag'",)),
     (lambda: replace(CAMERA, name='wrist.cam'), ("'wrist.cam'", 'expected a topic')),
     (lambda: replace(CAMERA, name='left/wrist cam'), ("'left/wrist cam'",)),
+    (lambda: replace(CAMERA, name='gripper'), ("'gripper'", "arm's streams")),
     (lambda: ObservationSpec((), ()), ('neither cameras nor state',)),
     (lambda: VisionConfig(base_width=24), ('24', 'multiple of 16')),
     (lambda: VisionConfig(crop_height=32, crop_width=20), ('32x20', 'more than 32')),

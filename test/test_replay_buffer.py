@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 from demonstrations import write_demonstrations
@@ -114,6 +116,17 @@ def test_raw_pictures_can_be_mapped_too(path):
     mapped = load_replay_buffer(path, ('arm',), mapped=True)
     assert isinstance(mapped.arrays['arm'], np.memmap)
     assert mapped.digest() == load_replay_buffer(path, ('arm',)).digest()
+
+
+def test_a_disk_that_cannot_hold_the_decoded_pictures_is_an_error_and_keeps_nothing(
+        path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'posix_fallocate', full)
+    with pytest.raises(OSError, match='No space left'):
+        load_replay_buffer(path, ('arm',), mapped=True)
+    assert not [*(path / 'decoded').iterdir()]
 
 
 @pytest.mark.parametrize('spoil, message', [

@@ -1,5 +1,6 @@
 """The loop without ROS, closed with MetaWorld."""
 
+from dataclasses import replace
 from functools import partial
 import os
 from pathlib import Path
@@ -46,12 +47,12 @@ class Recorded:
                       window.frame_id) for window in windows]
 
 
-def blind_episodes(n_arms, seeds, max_steps):
+def blind_episodes(n_arms, seeds, max_steps, predict=None):
     envs = SyncVectorEnv([partial(MetaWorldArm, 'reach-v3', max_steps=None)] * n_arms,
                          autoreset_mode=AutoresetMode.DISABLED)
     arm = load_arm(ROOT / 'config/arms/metaworld.yaml')
     loops = [ClosedLoop(BLIND, executor_config(BLIND, 0.0), arm) for _ in range(n_arms)]
-    predict = Recorded()
+    predict = predict or Recorded()
     try:
         episodes = list(run_episodes(envs, loops, predict, seeds, max_steps))
     finally:
@@ -85,6 +86,18 @@ def test_parallel_arms_send_what_one_arm_alone_sends():
     together, _, _ = blind_episodes(2, [3, 4], max_steps=9)
     for one, other in zip(alone, sorted(together, key=lambda episode: episode.seed), strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
+
+
+@pytest.mark.parametrize('x', [np.nan, 2000.0])
+def test_the_arm_holds_where_a_prediction_is_unusable(x):
+    class Wild(Recorded):
+
+        def __call__(self, *asked):
+            return [replace(chunk, position=chunk.position + [x, 0, 0])
+                    for chunk in super().__call__(*asked)]
+
+    episodes, predict, _ = blind_episodes(1, [0], max_steps=9, predict=Wild())
+    assert [episode.steps for episode in episodes] == [9] and len(predict.elapsed) > 1
 
 
 def test_image_every_is_the_policys_step_in_ticks():

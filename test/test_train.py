@@ -14,6 +14,7 @@ import cv2
 from demonstrations import write_demonstrations
 from monitor import is_due, Monitor, read_metrics, Validation
 import numpy as np
+from processes import threads_of_a_process
 import pytest
 from settings import Config, read_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -209,6 +210,7 @@ def test_refuses_bad_overrides_by_name(override, words):
     (('training.episodes=9',), ('10 episodes', 'has 3')),
     (('policy.renderer=shadows',), ("'plain'", "'shadows'")),
     (('policy.task=push-v3',), ("'drawer-open-v3'", "policy.task 'push-v3'")),
+    (('policy.observation.cameras=arm',), ("cameras is 'arm'", 'expected a list')),
     (('policy.task=lift', 'training.evaluate_every=1.0'), ("task 'lift'", 'MetaWorld')),
     (('policy.dt_s=0.03', 'training.evaluate_every=1.0'), ('dt_s is 0.03', 'tick')),
     (('policy.renderer=real', 'training.evaluate_every=1.0'), ("renderer 'real'", 'plain')),
@@ -222,7 +224,7 @@ def test_main_ends_with_one_line(dataset, tmp_path, overrides, words):
                  for value in ('--set', override)]
     with pytest.raises(SystemExit) as end:
         train.main([str(ROOT / 'config/training/drawer_open.yaml'), '-d', str(dataset),
-                    '-o', str(tmp_path / 'run'), '--threads', '1', *arguments])
+                    '-o', str(tmp_path / 'run'), '--threads', '1', '--cpu', *arguments])
     message = str(end.value)
     assert message.startswith('train: ')
     assert '\n' not in message
@@ -394,7 +396,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(dataset, tmp_path, monkeypatch):
 def test_measures_are_in_millimetres_and_drawn_on_every_camera(dataset):
     config = small('training.steps=3')
     data = train.read_data(dataset, config)[1]
-    validation = Validation(data, seed=0)
+    validation = Validation(data)
     policy = trainer_of(config, dataset).average
     wanted = torch.from_numpy(data.action[validation.rows])
 
@@ -485,6 +487,11 @@ def test_a_measurement_that_was_cut_off_is_made_up_for(dataset, tmp_path, monkey
 
 def test_a_state_that_is_none_is_refused(dataset, tmp_path):
     (tmp_path / 'run').mkdir()
+    text = {**dict.fromkeys(train.STATE), 'config': '{'}
+    for wrong in (text, {**text, 'config': None}):
+        torch.save(wrong, tmp_path / 'run/state.pt')
+        with pytest.raises(ValueError, match='state.pt: its configuration cannot be read'):
+            run(small('training.steps=3'), dataset, tmp_path / 'run')
     for wrong in ({'step': 3}, [1, 2]):
         torch.save(wrong, tmp_path / 'run/state.pt')
         with pytest.raises(ValueError, match='state.pt: is no state of a run'):
@@ -525,3 +532,34 @@ def test_help_names_every_value_with_its_meaning(capsys):
     for name, _, _, note in describe(Config):
         assert f'  {name}  (' in text
         assert note, name
+
+
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    assert threads_of_a_process() == 8
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    assert threads_of_a_process() == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('network', ['unet', 'transformer'])
+@pytest.mark.parametrize('images', ['memory', 'device'])
+def test_it_learns_on_a_gpu_and_predicts_there(dataset, tmp_path, network, images):
+    overrides = (*SMALL, 'training.steps=4', 'training.bf16=true', 'training.accumulation=2',
+                 'training.clip_norm=1.0', f'policy.network={network}',
+                 f'training.images={images}')
+    command = [sys.executable, str(ROOT / 'training/train.py'),
+               str(ROOT / 'config/training/drawer_open.yaml'), '-d', str(dataset),
+               '-o', str(tmp_path / 'run'),
+               *(word for override in overrides for word in ('--set', override))]
+    for _ in range(2):  # the second time it reads the state; a process has one kind of device
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert read_checkpoint_config(tmp_path / 'run/checkpoint').provenance['device'] == 'cuda'
+    policy = load_checkpoint(tmp_path / 'run/checkpoint', 'cuda')
+    images = torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8, device='cuda')
+    condition = policy.condition(policy.encode({'arm': images}),
+                                 torch.zeros(1, 2, 4, device='cuda'))
+    sample = policy.sample(condition, torch.zeros(1, *policy.noise_shape, device='cuda'))
+    assert sample.device.type == 'cuda' and torch.isfinite(sample).all()

@@ -33,7 +33,8 @@ def test_reads_nested_values_and_yaml_numbers():
     ({'name': 'a', 'inner': {'rates': []}, 'count': True}, 'count'),
     ({'name': 'a', 'inner': {'rates': []}, 'rate': True}, 'rate'),
     ({'name': 'a', 'inner': {'rates': 64}}, 'rates'),
-    ({'name': 'a', 'inner': {'rates': '12'}}, 'rates'),
+    ({'name': 'a', 'inner': {'rates': '12'}}, "rates is '12', expected a list"),
+    ({'name': 'a', 'inner': {'rates': {'a': 1}}}, "rates is {'a': 1}, expected a list"),
     ({'name': 'a', 'inner': {'rates': []}, 'rate': 'fast'}, 'rate'),
     (['name'], 'list'),
 ])

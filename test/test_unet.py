@@ -136,7 +136,7 @@ def test_convolution_of_every_length_is_conv1d(kernel_size, length):
 def test_convolution_follows_its_weights():
     """Without gradients the matrix is kept: every way of changing weights must renew it."""
     torch.manual_seed(0)
-    model, x = StepConv(16, 16, 5), torch.randn(2, 16, 2)
+    model, x = StepConv(16, 16, 5).eval(), torch.randn(2, 16, 2)
 
     def check():
         plain = functional.conv1d(x, model.weight, model.bias, padding=2)
@@ -164,6 +164,14 @@ def test_convolution_follows_its_weights():
         copy = deepcopy(model)
         copy.weight.zero_()
         torch.testing.assert_close(copy(x), copy.bias[:, None].expand_as(x))
+        check()
+    model.train()                           # a fused optimiser counts up no version
+    with torch.no_grad():
+        check()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(x).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
         check()
 
 

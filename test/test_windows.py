@@ -121,3 +121,12 @@ def test_every_trained_window_is_in_equally_many_segments(buffer, stride):
         counts[rows] += 1
     assert set(counts[windows.trained]) == {4}
     assert set(counts[~windows.trained]) == {0}
+
+
+def test_segments_skip_an_episode_without_observations():
+    rows = np.tile(np.arange(0, 100, 10), 3)
+    buffer = stamped(rows, (np.arange(30) < 10) | (np.arange(30) >= 20), ends=[10, 20, 30])
+    windows = make_windows(buffer, n_obs_steps=2, horizon=4, n_action_steps=1, dt_ns=10)
+    starts = segment_starts(windows, n_windows=4, stride=windows.stride)
+    found = segment_rows(windows, starts, 4, windows.stride)
+    assert set(found) == set(np.flatnonzero(windows.trained)) and len(starts) > 14

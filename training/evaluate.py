@@ -259,10 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         policy.config = as_asked(policy.config, options)
         tasks = expand_tasks(options.task or [policy.config.task])
         trained = read_checkpoint_config(options.checkpoint)
-        provenance = trained.provenance
+        provenance, data = trained.provenance, trained.provenance.get('data')
         facts = {'checkpoint_sha256': checkpoint_hash(options.checkpoint),
                  'trained_steps': provenance.get('step'),
-                 'trained_episodes': provenance.get('data', {}).get('episodes'),
+                 'trained_episodes': data.get('episodes') if isinstance(data, dict) else None,
                  'trained': {'policy': to_mapping(trained.policy),
                              **{key: provenance.get(key)
                                 for key in ('training', 'data', 'versions')}},

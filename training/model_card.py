@@ -156,7 +156,8 @@ def _demonstrations(data: Data) -> str:
     return ', '.join([
         f'{data.episodes} of the scripted expert', f'{data.frames} frames',
         f'seeds from {data.seed_start}',
-        *([f'begun up to {data.start_offset:g} m elsewhere'] if data.start_offset else []),
+        *([f'begun elsewhere, a standard deviation of {data.start_offset:g} m an axis']
+          if data.start_offset else []),
         *([f'going on for {data.ticks_after_success} ticks after success']
           if data.ticks_after_success != TICKS_AFTER_SUCCESS else []),
         *([f'aimed {list(data.goal_offset)} m beside the goal'] if any(data.goal_offset) else [])])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 import secrets
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 import torch
+
+
+def threads_of_a_process() -> int:
+    """Return this process's share of the machine's cores; torchrun says how many share them."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
 
 
 def any_of(accelerator: Accelerator, flag: bool) -> bool:

@@ -33,7 +33,7 @@ from arguments import at_least
 from code_version import code_version, PACKAGE
 from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
-from processes import any_of, check_same_folder
+from processes import any_of, check_same_folder, threads_of_a_process
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from settings import Config, describe_values, read_config, TrainingConfig, unlike
 import torch
@@ -41,7 +41,7 @@ from torch import nn
 
 from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.data.replay_buffer import load_replay_buffer
-from diffusion_policy_ros.data.step_batches import Batch, StepBatches
+from diffusion_policy_ros.data.step_batches import Batch, StepBatches, to_device
 from diffusion_policy_ros.data.stored_arrays import naming
 from diffusion_policy_ros.data.window_data import WindowData
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
@@ -51,6 +51,7 @@ from diffusion_policy_ros.sim.tasks import COLLECTED_BY_DEFAULT
 from diffusion_policy_ros.typed import from_mapping, to_mapping
 
 LOG_EVERY = 25
+ASK_EVERY = 5  # steps, after which processes wait for each other to ask whether one is stopped
 STATE = {'policy', 'average', 'optimizer', 'step', 'processes', 'config', 'data'}
 COLLECTED = ('task', 'seed_start', *COLLECTED_BY_DEFAULT)
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one evaluates
@@ -157,7 +158,8 @@ class Trainer:
             rows = batch.shown.to(device)
             found = {name: frames[shown[rows]] for name, (frames, shown) in self._images.items()}
         else:
-            found = {name: torch.from_numpy(frames).to(device) for name, frames in images.items()}
+            found = {name: to_device(torch.from_numpy(frames), device)
+                     for name, frames in images.items()}
         return {name: frames.movedim(-1, -3) for name, frames in found.items()}
 
     def _dropout_seed(self) -> int:
@@ -214,7 +216,12 @@ class Trainer:
         if not isinstance(state, dict) or not STATE <= state.keys():
             raise ValueError(f'{path}: is no state of a run, expected what a run has saved; '
                              'without the file it begins anew')
-        saved = from_mapping(Config, json.loads(state['config']), str(path))
+        try:
+            values = json.loads(state['config'])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{path}: its configuration cannot be read ({error}); '
+                             'without the file it begins anew') from None
+        saved = from_mapping(Config, values, str(path))
         if others := unlike(saved, self.config):
             raise ValueError(f'{path}: was saved with another configuration '
                              f'({"; ".join(others)}); another folder begins anew')
@@ -292,7 +299,7 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
         run(trainer, None, stopping, lambda: None)
     else:
         with only_writer(folder, folder / '.lock'):
-            monitor = Monitor(folder, trainer.step, Validation(held_out, config.training.seed))
+            monitor = Monitor(folder, trainer.step, Validation(held_out))
             run(trainer, monitor, stopping, lambda: trainer.save(folder, provenance))
             monitor.close()
     return trainer.step >= trainer.steps
@@ -314,8 +321,9 @@ def run(trainer: Trainer, monitor: Monitor | None, stopping: Callable[[], bool],
         bar = progress.add_task('training', total=trainer.steps, completed=first, rate=0.0)
         while trainer.step < trainer.steps and not stop:
             losses.append(trainer.advance())
-            stop = any_of(accelerator, stopping())
             saving, evaluating = due(trainer)
+            if accelerator.num_processes == 1 or saving or trainer.step % ASK_EVERY == 0:
+                stop = any_of(accelerator, stopping())
             elapsed_s = time.perf_counter() - started
             rate = (trainer.step - first) / elapsed_s
             progress.update(bar, completed=trainer.step, rate=rate)
@@ -363,8 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('-o', '--output', type=Path, required=True, help='folder to write')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         dest='overrides', help='override a value, for example training.steps=3000')
-    parser.add_argument('--threads', type=at_least(1), default=os.cpu_count(),
-                        help='PyTorch threads')
+    parser.add_argument('--threads', type=at_least(1), default=threads_of_a_process(),
+                        help='PyTorch threads of each process')
     parser.add_argument('--cpu', action='store_true', help='leave GPUs alone')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -382,6 +390,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done = train(config, options.dataset, options.output, accelerator, lambda: bool(received))
     except (ValueError, OSError) as error:
         sys.exit(f'train: {error}')
+    except torch.OutOfMemoryError as error:
+        sys.exit(f'train: {str(error).splitlines()[0]} Fewer training.segments with more '
+                 'training.accumulation need less, and so does training.images=memory')
     if accelerator.is_main_process and done:
         print(f'wrote {options.output}/checkpoint')
     if not done:

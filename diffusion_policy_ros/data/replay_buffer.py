@@ -39,7 +39,7 @@ STAMPED = {'stamp_ns': np.int64, 'is_observation': np.bool_, 'is_teleop': np.boo
 @dataclass(frozen=True)
 class ReplayBuffer:
     """
-    All episodes, end to end, in memory.
+    All episodes, end to end; pictures in memory, or mapped from a file.
 
     Attributes:
         arrays: key to (N, ...) array: `EE_POSE` (N, 7), `GRIPPER` (N, 1), the step's target,
@@ -219,9 +219,15 @@ def _mapped(path: Path, name: str, fill: Callable[[Make], np.ndarray]) -> np.nda
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)  # a camera's name may have a slash
         new = file.with_suffix(f'.{os.getpid()}.new')
+
+        def make(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+            made = np.lib.format.open_memmap(new, mode='w+', dtype=dtype, shape=shape)
+            with new.open('rb+') as written:  # else a full disk ends the process by a signal
+                os.posix_fallocate(written.fileno(), 0, os.fstat(written.fileno()).st_size)
+            return made
+
         try:
-            fill(lambda shape, dtype: np.lib.format.open_memmap(
-                new, mode='w+', dtype=dtype, shape=shape)).flush()
+            fill(make).flush()
             os.replace(new, file)
         finally:
             new.unlink(missing_ok=True)

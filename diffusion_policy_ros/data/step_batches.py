@@ -39,9 +39,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return it on a device; the copy runs beside the computation."""
-        return Batch(**{name: value.pin_memory().to(device, non_blocking=True)
-                        if isinstance(value, torch.Tensor) and device.type == 'cuda' else value
-                        for name, value in vars(self).items()})
+        return Batch(**{
+            name: to_device(value, device) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()})
+
+
+def to_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device; the copy to a GPU runs beside its computation."""
+    if device.type == 'cuda':
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
 
 
 class StepBatches:

@@ -104,12 +104,12 @@ def segment_starts(windows: Windows, n_windows: int, stride: int) -> np.ndarray:
     """
     starts = []
     bounds = np.flatnonzero(np.diff(windows.episode, prepend=-1, append=windows.episode[-1] + 1))
-    for number, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
         rows = np.arange(first - stride * (n_windows - 1), end)
         places = rows[:, None] + stride * np.arange(n_windows)
         inside = (places >= first) & (places < end)
         some = np.any(inside & windows.trained[np.where(inside, places, first)], axis=1)
-        starts.append(np.stack([np.full(len(rows), number), rows], axis=1)[some])
+        starts.append(np.stack([np.full(len(rows), windows.episode[first]), rows], axis=1)[some])
     return np.concatenate(starts)
 
 

@@ -23,7 +23,7 @@ class CheckpointConfig:
     Attributes:
         format_version: `FORMAT_VERSION` of the code that wrote it.
         policy: what the policy observes, predicts and is made of.
-        provenance: how it came to be: data, training, versions; nothing reads it.
+        provenance: how it came to be: data, training, versions; no policy depends on it.
     """
 
     format_version: int

@@ -54,6 +54,8 @@ class CameraSpec:
         if not TOPIC.fullmatch(self.name):
             raise ValueError(f'camera name is {self.name!r}, expected a topic: letters, digits, _ '
                              'and, between names, /')
+        if self.name in STATE_STREAM.values():
+            raise ValueError(f"camera name is {self.name!r}, which is one of the arm's streams")
         positive(source_height=self.source_height, source_width=self.source_width,
                  height=self.height, width=self.width)
 

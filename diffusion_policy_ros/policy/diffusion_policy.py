@@ -90,6 +90,9 @@ class DiffusionPolicy(nn.Module):
     def __init__(self, config: PolicyConfig, normalizer: Normalizer) -> None:
         super().__init__()
         self.config, self.normalizer = config, normalizer
+        for camera in config.observation.cameras:
+            if hasattr(nn.ModuleDict, camera.name):
+                raise ValueError(f'camera name is {camera.name!r}, which PyTorch needs for itself')
         self.encoders = nn.ModuleDict({camera.name: ImageEncoder(camera, config.vision)
                                        for camera in config.observation.cameras})
         feature_dim = sum(encoder.feature_dim for encoder in self.encoders.values())
@@ -102,6 +105,8 @@ class DiffusionPolicy(nn.Module):
                 config.action.dim, condition_dim, config.n_obs_steps, config.horizon,
                 config.transformer)
         self.alpha_bars = squaredcos_cap_v2(config.noise.num_train_timesteps)
+        self.register_buffer('_alpha_bar', torch.from_numpy(self.alpha_bars).float(),
+                             persistent=False)  # on the device, so that no step waits for a copy
 
     @property
     def device(self) -> torch.device:
@@ -175,8 +180,7 @@ class DiffusionPolicy(nn.Module):
                             noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Return the loss of windows; `condition` (..., To, F + state_dim) is from `condition`."""
         clean = self.normalizer.normalize('action', action).expand_as(noise)
-        alpha_bar = torch.as_tensor(self.alpha_bars, dtype=torch.float32, device=clean.device)
-        noisy = add_noise(clean, noise, alpha_bar[timestep][..., None, None])
+        noisy = add_noise(clean, noise, self._alpha_bar[timestep][..., None, None])
         step = self.network.embed_step(timestep.flatten())
         observed = self.network.embed_condition(condition.flatten(0, -3))
         draws = len(step) // len(observed)

@@ -42,14 +42,15 @@ class StepConv(nn.Conv1d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, n_in, T) to (B, n_out, T)."""
         steps = x.shape[2]
-        if steps >= self.kernel_size[0]:
+        if steps >= self.kernel_size[0] or x.device.type != 'cpu':
             return super().forward(x)
         return functional.linear(x.flatten(1), *self._matrix_and_bias(steps)).view(
             len(x), -1, steps)
 
     def _matrix_and_bias(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `_build` does; without gradients it is built once for the weights."""
-        if torch.is_grad_enabled() or self.weight.is_inference():     # the latter have no version
+        # A fused optimiser's step does not count up versions, and inference tensors have none.
+        if self.training or torch.is_grad_enabled() or self.weight.is_inference():
             return self._build(steps)
         state = (steps, self.weight.data_ptr(), self.weight._version, self.bias._version)
         if self._built_from != state:

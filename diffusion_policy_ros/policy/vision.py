@@ -38,7 +38,7 @@ def crop(images: torch.Tensor, corners: torch.Tensor | None, height: int,
         height: of the crop.
         width: of the crop.
     """
-    if corners is None:
+    if corners is None or images.shape[2:] == (height, width):
         top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
         return images[:, :, top:top + height, left:left + width]
     # Every place that a crop can have is a view; one indexing copies those asked for.

@@ -18,6 +18,7 @@ from diffusion_policy_ros.control.executor import ChunkExecutor
 from diffusion_policy_ros.control.executor_config import ExecutorConfig
 from diffusion_policy_ros.control.horizon import ChunkSchedule, Horizon, NotReady
 from diffusion_policy_ros.control.images import camera_image
+from diffusion_policy_ros.control.plan import target_problem
 from diffusion_policy_ros.datatypes import (
     Chunk,
     Command,
@@ -190,9 +191,10 @@ class ClosedLoop:
         return window.stamp_ns - self._horizon.episode_start_ns
 
     def take(self, chunk: Chunk) -> None:
-        """Hand a prediction to the executor."""
+        """Hand a prediction to the executor; it holds, as in the node, where it is unusable."""
         refusal = self._executor.push_chunk(chunk, self.stamp_ns, self.stamp_ns)
-        if refusal is not None:
+        if refusal is not None and target_problem(
+                chunk.position, chunk.quaternion, chunk.gripper, *2 * [chunk.frame_id]) is None:
             raise RuntimeError(f'the executor refused a chunk: {refusal}')
 
     def command(self) -> Command:
