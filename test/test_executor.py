@@ -1074,6 +1074,16 @@ def test_a_takeover_leaves_the_hand_as_it_is_until_another_effort_is_asked_for()
         assert robot.sent[-1].gripper == effort
 
 
+def test_a_triggers_noise_opens_no_hand():
+    robot = Robot()
+    robot.pose()
+    robot.push(chunk(robot.now, gripper=1.0))
+    robot.run(2)
+    for effort, sent in ((-0.98, 1.0), (-0.9765, 1.0), (-0.9, 1.0), (-0.5, -0.5), (-0.98, -0.98)):
+        robot.run(1, each=lambda effort=effort: robot.teleop(HOME, gripper=effort))
+        assert robot.sent[-1].gripper == sent
+
+
 def test_the_first_effort_of_all_may_be_a_teleoperators():
     robot = Robot()
     robot.run(3, each=lambda: robot.teleop(HOME, gripper=0.5))

@@ -8,6 +8,10 @@ from diffusion_policy_ros.control.plan import normalised, target_problem
 from diffusion_policy_ros.datatypes import Command, NS_PER_S
 
 
+ASKED = 0.2
+"""Of efforts from -1 to 1: a trigger at rest has noise, which is no wish."""
+
+
 class Teleop:
     """
     The teleoperator's last target; silence on the steady clock is the release.
@@ -59,14 +63,16 @@ class Teleop:
 
     def effort(self, told: float | None) -> float | None:
         """
-        Return the closing effort; None until the person asks for another one than at first.
+        Return the closing effort; None until the person asks for one `ASKED` off the first.
 
         Who takes over may not know yet what the hand was told a moment ago.
 
         Args:
             told: what the hand was told last; where that is nothing, the first effort counts.
         """
-        if self._lockstep or told is None or self.command.gripper != self._first_effort:
+        first, effort = self._first_effort, self.command.gripper
+        if (self._lockstep or told is None or None in (first, effort)
+                or abs(effort - first) > ASKED):
             self._first_effort = None
         return self.command.gripper if self._first_effort is None else None
 

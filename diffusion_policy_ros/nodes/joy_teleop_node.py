@@ -8,6 +8,7 @@ import time
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import SetBool, Trigger
@@ -20,7 +21,7 @@ from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
 from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
 from diffusion_policy_ros.nodes.parameters import declare
-from diffusion_policy_ros.nodes.qos import input_qos, RELIABLE
+from diffusion_policy_ros.nodes.qos import input_qos, LATCHED, RELIABLE
 from diffusion_policy_ros.nodes.services import log_outcome
 
 RECORDER = 'demo_recorder'
@@ -77,6 +78,10 @@ class JoyTeleop(Node):
                                  input_qos('best_effort'))
         self.create_subscription(JointState, 'target_gripper',
                                  self._guard('target_gripper', self._on_gripper), RELIABLE)
+        # A hand that is told on a change alone may have been told before this node was there.
+        self.create_subscription(
+            JointState, 'target_gripper', self._guard('target_gripper', self._on_latched), LATCHED,
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         trigger = {name: self.create_client(Trigger, f'{RECORDER}/{name}')
                    for name in ('start', 'discard')}
         save = self.create_client(SetBool, f'{RECORDER}/save')
@@ -101,6 +106,11 @@ class JoyTeleop(Node):
 
     def _on_gripper(self, msg: JointState) -> None:
         self._jog.told(gripper_target(msg))
+
+    def _on_latched(self, msg: JointState) -> None:
+        """Take over what the hand was told last; what it is told from then on is heard twice."""
+        if self._jog.effort is None:
+            self._on_gripper(msg)
 
     def _tick(self) -> None:
         now_ns, config = time.monotonic_ns(), self._config

@@ -9,7 +9,7 @@ from sensor_msgs.msg import JointState
 from diffusion_policy_ros.control.arm import CLOSED, GripperConfig, OPEN
 from diffusion_policy_ros.datatypes import Command
 from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
-from diffusion_policy_ros.nodes.qos import LATCHED, RELIABLE
+from diffusion_policy_ros.nodes.qos import LATCHED, RELIABLE, STREAM
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:
@@ -39,7 +39,7 @@ class TargetOutput:
         self._pose = node.create_publisher(PoseStamped, 'target_pose', RELIABLE)
         # A hand that is told only once hears it also where it joins late, or was started again.
         self._gripper = node.create_publisher(JointState, 'target_gripper',
-                                              LATCHED if gripper.send_on_change else RELIABLE)
+                                              LATCHED if gripper.send_on_change else STREAM)
         self.n_sent = 0
         self._closed: bool | None = None  # outlives `forget`: a hand that holds is not opened
         self.forget()

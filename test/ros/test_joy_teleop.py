@@ -213,6 +213,16 @@ def test_a_takeover_sends_what_the_gripper_was_last_told_and_nothing_before(desk
     desk.says('gripper', 'open')
 
 
+def test_who_starts_late_hears_what_the_hand_was_told_once(start, probe):
+    hand = probe.node.create_publisher(JointState, 'desk/target_gripper', LATCHED)
+    hand.publish(messages.gripper_target_message(0.8, 1))
+    start('joy_teleop_node', 'desk_teleop', PATIENT, ('-r', '__ns:=/desk'))
+    desk = Desk(probe)
+    desk.says('gripper', 'closed')
+    desk.press_anew()
+    assert {readings.gripper_target(msg) for msg in desk.grippers} == {0.8}
+
+
 def test_neither_refused_messages_nor_an_end_of_silence_keep_up_the_lead(desk):
     for state in ((REST, [1, 0]), None):
         desk.press_anew()
