@@ -23,7 +23,7 @@ def test_derived_numbers_of_the_paper():
     paper = config(n_obs_steps=2, horizon=8, n_action_steps=4, dt_s=0.0125)
     assert paper.n_chunk_points == 7
     assert paper.chunk_period_ns == 50_000_000
-    assert paper.latency_budget_s == pytest.approx(0.0375)
+    assert paper.latency_budget_s == pytest.approx(0.025)
     assert paper.action.dim == 4
     assert paper.observation.state_dim == 4
 

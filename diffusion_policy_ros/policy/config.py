@@ -321,8 +321,8 @@ class PolicyConfig:
 
     @property
     def latency_budget_s(self) -> float:
-        """How late the next chunk may come before the reserve is used up."""
-        return (self.n_chunk_points - self.n_action_steps) * self.dt_s
+        """How late the next chunk may come before the last point, at which the arm would stop."""
+        return max(0, self.n_chunk_points - 1 - self.n_action_steps) * self.dt_s
 
     @property
     def streams(self) -> tuple[str, ...]:
