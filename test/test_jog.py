@@ -205,6 +205,11 @@ def test_the_gripper_button_does_nothing_between_a_release_from_outside_and_a_ne
     assert press(jog, 0) == {0} and jog.effort == 1.0
 
 
+def test_no_button_does_two_things():
+    with pytest.raises(ValueError, match='enable_button and gripper_button are 0, expected a'):
+        JogConfig(enable_button=0, gripper_button=0)
+
+
 def test_three_axes_are_expected():
     with pytest.raises(ValueError, match=r'linear_axes is \[1, 0\], expected three numbers'):
         JogConfig(linear_axes=(1, 0))

@@ -23,14 +23,16 @@ class ExecutorConfig:
     command_timeout_s: float = field(default=0.5, metadata={
         'description': 'Time without a live chunk, on the steady clock, after which the arm is '
                        'braked and held; also a pause of the node after which motion goes on '
-                       f'slowly. At least {LONGEST_STEP_PERIODS} periods of command_rate_hz.',
+                       'slowly, and how far ahead of now a chunk may be stamped. '
+                       f'At least {LONGEST_STEP_PERIODS} periods of command_rate_hz.',
         'unit': 's', 'min': 0.02, 'max': 10.0})
     pose_timeout_s: float = field(default=0.5, metadata={
-        'description': 'Time without a new ee_pose after which the arm is braked and held.',
+        'description': 'Time without a new ee_pose after which the arm is braked and held; also '
+                       'the greatest difference of its stamp from now.',
         'unit': 's', 'min': 0.02, 'max': 10.0})
     teleop_timeout_s: float = field(default=0.25, metadata={
         'description': 'Silence of the teleoperator, on the steady clock, that counts as letting '
-                       'go.',
+                       'go; also the greatest age of the stamp of its target.',
         'unit': 's', 'min': 0.02, 'max': 10.0})
     lockstep: bool = field(default=False, metadata={
         'description': 'Answer each ee_pose exactly once, waiting for the chunk or the teleop '

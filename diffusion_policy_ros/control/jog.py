@@ -48,6 +48,12 @@ class JogConfig:
         for name in ('linear_axes', 'linear_scale', 'angular_axes', 'angular_scale'):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f'{name} is {list(getattr(self, name))}, expected three numbers')
+        buttons: dict[int, str] = {}
+        for name, value in vars(self).items():
+            if name.endswith('_button') and value >= 0 and (
+                    other := buttons.setdefault(value, name)) != name:
+                raise ValueError(f'{other} and {name} are {value}, expected a button for each; '
+                                 '-1 leaves out one of the recorder')
 
 
 class Jog:

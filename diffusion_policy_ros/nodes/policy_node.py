@@ -65,7 +65,7 @@ class PolicyNodeConfig:
         'description': "CPU threads of the network; 0 for PyTorch's own choice. One is best for a "
                        'small network, and leaves the other cores to the rest.', 'min': 0})
     seed: int = field(default=0, metadata={
-        'description': "Seed of the noise; taken at the next episode's start.", 'min': 0,
+        'description': 'Seed of the noise; taken at ~/reset, ~/start or activation.', 'min': 0,
         'read_only': False})
     lockstep: bool = field(default=False, metadata={
         'description': 'The arm waits for each command: inputs are subscribed reliable, whatever '

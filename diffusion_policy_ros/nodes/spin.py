@@ -28,6 +28,7 @@ except ImportError:
 SPIN_TIMEOUT_S = 0.2  # how late a signal may be noticed where nothing arrives
 FINISH_TIMEOUT_S = 2.0  # longest time that a node may take for its last commands, beside braking
 PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')  # Fast DDS 2, 3
+TRANSPORTS = 'FASTDDS_BUILTIN_TRANSPORTS'  # which profiles with transports of their own override
 
 
 class Finishing(Protocol):
@@ -50,10 +51,10 @@ def init(args: Sequence[str] | None = None) -> None:
 
     Its SIGINT handler shuts the context down before a node can send its last command. The wheels
     of PyPI have no setup file to source, and find their resources through AMENT_PREFIX_PATH.
-    Fast DDS is given room for raw images, unless the user has profiles of their own.
+    Fast DDS is given room for raw images, unless the user has chosen profiles or transports.
     """
     os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
-    if not any(name in os.environ for name in PROFILES):
+    if not any(name in os.environ for name in (*PROFILES, TRANSPORTS)):
         os.environ.update(dict.fromkeys(PROFILES, str(config_folder() / 'fastdds.xml')))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
 

@@ -24,12 +24,16 @@ EMPTY = '<dds xmlns="http://www.eprosima.com"/>'
                     reason='looks at the shared memory of Linux')
 @pytest.mark.skipif(os.environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') != 'rmw_fastrtps_cpp',
                     reason='the middleware is not Fast DDS')
-@pytest.mark.parametrize(('own', 'fits'), [(False, True), (True, False)])
-def test_raw_images_fit_into_shared_memory_unless_the_user_has_profiles(tmp_path, own, fits):
+@pytest.mark.parametrize(('own', 'fits'), [(None, True), ('PROFILES', False),
+                                           ('TRANSPORTS', False)])
+def test_raw_images_fit_into_shared_memory_unless_the_user_has_chosen(tmp_path, own, fits):
     (tmp_path / 'own.xml').write_text(EMPTY)
-    environment = {name: value for name, value in os.environ.items() if 'PROFILES' not in name}
-    if own:
+    environment = {name: value for name, value in os.environ.items()
+                   if not {'PROFILES', 'TRANSPORTS'} & {*name.split('_')}}
+    if own == 'PROFILES':
         environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(tmp_path / 'own.xml')
+    elif own == 'TRANSPORTS':
+        environment['FASTDDS_BUILTIN_TRANSPORTS'] = 'SHM'
     found = subprocess.run([sys.executable, '-c', LARGEST_SEGMENT], env=environment,
                            capture_output=True, text=True, check=True)
     assert (int(found.stdout) > 8 * 640 * 480 * 3) == fits, found.stderr
