@@ -38,10 +38,17 @@ class Guard:
         self.refused[key] += 1
         self.say(key, f'{topic} refused: {problem}', self.refused[key])
 
-    def say(self, key: str, line: str, times: int) -> None:
-        """Log a line that stands for `times` events, unless one of its key came 5 s before."""
-        if self.due(key):
+    def say(self, key: str, line: str, times: int) -> bool:
+        """
+        Log a line that stands for `times` events, unless one of its key came 5 s before.
+
+        Returns:
+            Whether it was logged.
+        """
+        due = self.due(key)
+        if due:
             self._log(f'{line} ({times} times so far)' if times > 1 else line)
+        return due
 
     def due(self, key: str) -> bool:
         """Return whether it is time to log something about `key`: every 5 s at most."""

@@ -45,6 +45,8 @@ READY = ('inactive', 'active')
 STATE_DEPTH, PICTURE_DEPTH = 100, 10
 STUCK_LOOKS = 3
 """So many looks at the inputs, a second apart, without a window are too many."""
+LONGEST_INFERENCE_S = 1.0
+"""What takes longer comes too late to be of use, or never."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class PolicyNode(LifecycleNode):
         self._warm_up_ms, self._n_chunks = float('nan'), 0
         self._inputs: list[Subscription] = []
         self._lockstep, self._n_not_ready = settings.lockstep, 0
+        self._said_slow = False
         self._motion = self.create_publisher(MultiDOFJointTrajectory, 'ee_trajectory', RELIABLE)
         self._gripper = self.create_publisher(JointTrajectory, 'gripper_trajectory', RELIABLE)
         self._markers = self.create_publisher(MarkerArray, '~/markers', RELIABLE)
@@ -332,16 +335,34 @@ class PolicyNode(LifecycleNode):
             'not_ready': not_ready,
             'inputs_differ': '; '.join(self._differences or ()),
             **{f'refused {key}': count for key, count in self._guard.refused.items()}}
-        level = WARN if self._differences or self._guard.refused or self._is_stuck else OK
-        return level, not_ready or self._state, values
+        slow = self._slow
+        warns = self._differences or self._guard.refused or self._is_stuck or slow
+        return WARN if warns else OK, slow or not_ready or self._state, values
 
     @property
     def _is_stuck(self) -> bool:
         """Whether there was no window for seconds; in lockstep a simulator may take its time."""
         return self._n_not_ready >= STUCK_LOOKS and not self._lockstep
 
+    @property
+    def _slow(self) -> str:
+        """How long an inference has run, where that is too long, or ''; not in lockstep."""
+        busy_s = self._worker.busy_s
+        if self._lockstep or busy_s <= LONGEST_INFERENCE_S:
+            return ''
+        return f'an inference has run for {busy_s:.0f} s'
+
+    def _say_slow(self) -> None:
+        """Log a slow inference once; late, where another was logged just before."""
+        slow = self._slow
+        if not slow:
+            self._said_slow = False
+        elif not self._said_slow:
+            self._said_slow = self._guard.say('inference', f'no chunk: {slow}', 1)
+
     def _look_at_inputs(self) -> None:
         """Log all differences between topics and checkpoint at once, whenever they change."""
+        self._say_slow()
         if self._state != 'active':
             return
         not_ready = self._predictor.not_ready

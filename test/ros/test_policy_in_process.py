@@ -1,0 +1,156 @@
+"""The policy node in this process, with clocks and threads that the test holds in its hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import queue
+import threading
+
+from diagnostic_msgs.msg import DiagnosticStatus
+import numpy as np
+import pytest
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from tiny_policy import DT_NS, make_policy, SIZE
+import torch
+import yaml
+
+from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, Observation
+from diffusion_policy_ros.nodes import policy_node
+from diffusion_policy_ros.nodes.guard import Guard
+from diffusion_policy_ros.nodes.parameters import declare
+from diffusion_policy_ros.nodes.worker import Worker
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint
+
+TIMEOUT_S = 60.0
+SUCCESS = TransitionCallbackReturn.SUCCESS
+
+
+class Steady:
+    """A steady clock that is set by hand."""
+
+    now_ns = 7
+
+    def __call__(self):
+        return self.now_ns
+
+
+class Gated:
+    """A policy node that is not spun, and whose inferences end only while its gate is open."""
+
+    def __init__(self, checkpoint, arm, lockstep):
+        self.clock, self.posted, self.lines = Steady(), queue.Queue(), []
+        self.started, self.gate = threading.Semaphore(0), threading.Event()
+        self.node = node = policy_node.PolicyNode()
+        node._worker = Worker(self.posted.put, self.clock)
+        node._guard = Guard(self.lines.append, self.clock)
+        node._lockstep = lockstep
+        node.set_parameters([Parameter('checkpoint', value=str(checkpoint)),
+                             Parameter('arm', value=str(arm))])
+
+    def configure(self):
+        assert self.node.trigger_configure() == SUCCESS
+        predict = self.node._policy.predict
+
+        def gated(windows, noise):
+            self.started.release()
+            assert self.gate.wait(TIMEOUT_S)
+            return predict(windows, noise)
+
+        self.node._policy.predict = gated
+
+    def activate(self):
+        assert self.node.trigger_activate() == SUCCESS
+
+    def infer(self, tick=0):
+        """Show all that a chunk needs, and wait until an inference runs."""
+        values = {'wrist': np.zeros((SIZE, SIZE, 3), np.uint8), GRIPPER: np.zeros(1),
+                  EE_POSE: np.array([0.1, 0, 0, 0, 0, 0, 1])}
+        for stream, value in values.items():
+            self.node._predictor.push(Observation(stream, NS_PER_S + tick * DT_NS, value, 'base'))
+        assert self.started.acquire(timeout=TIMEOUT_S)
+
+    def wait_for_result(self):
+        """Open the gate; return what hands the result on in the node's thread."""
+        self.gate.set()
+        hand_on = self.posted.get(timeout=TIMEOUT_S)
+        self.gate.clear()
+        return hand_on
+
+    @property
+    def report(self):
+        """Level and sentence on /diagnostics."""
+        return self.node._report()[:2]
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('files')
+    save_checkpoint(folder / 'checkpoint', make_policy(), {}, torch.float32)
+    (folder / 'arm.yaml').write_text(yaml.safe_dump({'base_frame': 'base', 'ee_frame': 'hand'}))
+    return folder / 'checkpoint', folder / 'arm.yaml'
+
+
+@pytest.fixture()
+def gated(ros, files, monkeypatch):
+    """Return a function that makes such a node."""
+    monkeypatch.setattr(policy_node, 'declare', lambda node, cls: replace(
+        declare(node, cls), autostart=False))
+    made = []
+
+    def make(lockstep=False):
+        made.append(Gated(*files, lockstep))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.gate.set()
+        each.node.destroy_node()
+
+
+# An inference that hangs
+
+def test_an_inference_that_hangs_is_a_warning_until_it_returns(gated):
+    gated = gated()
+    gated.configure()
+    gated.activate()
+    gated.infer()
+    gated.clock.now_ns += NS_PER_S
+    gated.node._look_at_inputs()
+    assert gated.report == (DiagnosticStatus.OK, 'active') and gated.lines == []
+    for seconds in (1, 7):
+        gated.clock.now_ns += seconds * NS_PER_S
+        gated.node._look_at_inputs()
+    assert gated.report == (DiagnosticStatus.WARN, 'an inference has run for 9 s')
+    assert gated.lines == ['no chunk: an inference has run for 2 s']
+    gated.wait_for_result()()
+    gated.node._look_at_inputs()
+    assert gated.report == (DiagnosticStatus.OK, 'active')
+
+
+def test_the_next_one_that_hangs_is_said_too_if_late(gated):
+    gated = gated()
+    gated.configure()
+    gated.activate()
+    gated.infer()
+    gated.clock.now_ns += 2 * NS_PER_S
+    gated.node._look_at_inputs()
+    gated.wait_for_result()()
+    gated.node._look_at_inputs()
+    gated.infer(tick=100)
+    gated.clock.now_ns += 2 * NS_PER_S
+    gated.node._look_at_inputs()
+    assert len(gated.lines) == 1
+    gated.clock.now_ns += 3 * NS_PER_S
+    gated.node._look_at_inputs()
+    assert gated.lines[1:] == ['no chunk: an inference has run for 5 s']
+
+
+def test_in_lockstep_the_arm_waits_for_a_slow_inference(gated):
+    gated = gated(lockstep=True)
+    gated.configure()
+    gated.activate()
+    gated.infer()
+    gated.clock.now_ns += 9 * NS_PER_S
+    gated.node._look_at_inputs()
+    assert gated.report == (DiagnosticStatus.OK, 'active') and gated.lines == []
