@@ -154,3 +154,71 @@ def test_in_lockstep_the_arm_waits_for_a_slow_inference(gated):
     gated.clock.now_ns += 9 * NS_PER_S
     gated.node._look_at_inputs()
     assert gated.report == (DiagnosticStatus.OK, 'active') and gated.lines == []
+
+
+# Who counts as a leader
+
+@pytest.fixture()
+def count(probe):
+    """Return a function that waits until as many publish chunks as are expected."""
+    def wait_for(expected):
+        for topic in ('ee_trajectory', 'gripper_trajectory'):
+            probe.wait(lambda topic=topic: probe.node.count_publishers(topic) == expected,
+                       f'{expected} publishers of {topic}', TIMEOUT_S)
+    return wait_for
+
+
+def test_a_policy_leads_from_configure_to_cleanup(gated, count, probe):
+    gated = gated()
+    probe.wait(lambda: probe.node.count_publishers('policy/markers'), 'its other publishers')
+    count(0)
+    for _ in range(2):
+        gated.configure()
+        count(1)
+        gated.activate()
+        count(1)
+        assert gated.node.trigger_deactivate() == SUCCESS
+        count(1)
+        assert gated.node.trigger_cleanup() == SUCCESS
+        count(0)
+
+
+@pytest.mark.parametrize('active', [True, False])
+def test_a_policy_that_is_shut_down_leads_no_more(gated, count, active):
+    gated = gated()
+    gated.configure()
+    count(1)
+    if active:
+        gated.activate()
+    assert gated.node.trigger_shutdown() == SUCCESS
+    count(0)
+
+
+def test_a_policy_that_cannot_be_configured_does_not_lead(gated, count, probe):
+    gated = gated()
+    gated.node.set_parameters([Parameter('checkpoint', value='no/such')])
+    assert gated.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    probe.wait(lambda: probe.node.count_publishers('policy/markers'), 'its other publishers')
+    count(0)
+    assert gated.node.trigger_shutdown() == SUCCESS
+
+
+@pytest.mark.parametrize('transitions', [('deactivate', 'cleanup'), ('shutdown',)])
+@pytest.mark.parametrize('finished', [True, False])
+def test_what_is_in_flight_when_a_policy_leaves_comes_to_nothing(gated, count, transitions,
+                                                                 finished):
+    gated = gated()
+    gated.configure()
+    gated.activate()
+    gated.infer()
+    hand_on = gated.wait_for_result() if finished else None
+    for transition in transitions:
+        assert getattr(gated.node, f'trigger_{transition}')() == SUCCESS
+    count(0)
+    if finished:
+        hand_on()
+    else:
+        gated.gate.set()
+        gated.node._worker.call(lambda: None)  # behind what was in flight
+        assert gated.posted.empty()
+    assert gated.node._n_chunks == 0 and gated.lines == []
