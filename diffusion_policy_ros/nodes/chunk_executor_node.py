@@ -268,9 +268,7 @@ class ChunkExecutorNode(Node):
     def _say_refused(self, topic: str, problem: str | None) -> None:
         """Log what the core has refused and counted."""
         if problem is not None:
-            reason = problem.partition(':')[0]
-            self._guard.say(f'{topic} {reason}', f'{topic} refused: {problem}',
-                            self._core.refused[reason])
+            self._guard.refuse(topic, problem, self._core.refused[problem.partition(':')[0]])
 
     def _note(self, status: Status) -> None:
         """Log a status when it begins, each at most every 5 s; the present one late, not never."""
@@ -294,7 +292,7 @@ class ChunkExecutorNode(Node):
             'other_publishers': ', '.join(self._rivals),
             **{f'limited {name}': count for name, count in self._core.limits_acted.items()},
             **{f'refused {reason}': count for reason, count in refused.items()}}
-        level = OK if self._status in FINE and not refused else WARN
+        level = OK if self._status in FINE and not self._guard.recent else WARN
         return level, self._status.value, values
 
 

@@ -12,6 +12,8 @@ from diffusion_policy_ros.datatypes import NS_PER_S
 Message = TypeVar('Message')
 
 LOG_PERIOD_NS = 5 * NS_PER_S
+RECENT_NS = 10 * NS_PER_S
+"""For so long a refusal is something to warn of."""
 
 
 class Guard:
@@ -30,13 +32,29 @@ class Guard:
                  steady_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._log, self._steady_ns = log, steady_ns
         self._log_again_ns: dict[str, int] = {}
+        self._refused_ns: int | None = None
         self.refused: Counter[str] = Counter()
 
-    def refuse(self, topic: str, problem: str) -> None:
-        """Count a refusal, `problem` being 'reason: found, expected', and log it if it is time."""
+    @property
+    def recent(self) -> bool:
+        """Whether something was refused within the last 10 s."""
+        return self._refused_ns is not None and self._steady_ns() - self._refused_ns < RECENT_NS
+
+    def refuse(self, topic: str, problem: str, times: int | None = None) -> None:
+        """
+        Count a refusal, and log it if it is time.
+
+        Args:
+            topic: of what is refused.
+            problem: 'reason: found, expected'.
+            times: how often it was refused so far, where another counts that.
+        """
         key = f'{topic} {problem.partition(":")[0]}'
-        self.refused[key] += 1
-        self.say(key, f'{topic} refused: {problem}', self.refused[key])
+        self._refused_ns = self._steady_ns()
+        if times is None:
+            self.refused[key] += 1
+            times = self.refused[key]
+        self.say(key, f'{topic} refused: {problem}', times)
 
     def say(self, key: str, line: str, times: int) -> bool:
         """

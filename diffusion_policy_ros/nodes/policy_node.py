@@ -347,7 +347,7 @@ class PolicyNode(LifecycleNode):
             'inputs_differ': '; '.join(self._differences or ()),
             **{f'refused {key}': count for key, count in self._guard.refused.items()}}
         slow = self._slow
-        warns = self._differences or self._guard.refused or self._is_stuck or slow
+        warns = self._differences or self._guard.recent or self._is_stuck or slow
         return WARN if warns else OK, slow or not_ready or self._state, values
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diagnostic_msgs.msg import DiagnosticStatus
 import pytest
 
 from diffusion_policy_ros.datatypes import NS_PER_S, Status
@@ -69,3 +70,20 @@ def test_a_wait_in_lockstep_is_no_status_but_hides_none(said):
     said.note(held, tracking, held, *[Status.NO_CHUNK] * 4)
     assert said.logged == said.published == [
         (0, held.value), (1, tracking.value), (5, held.value)]
+
+
+@pytest.mark.parametrize('by_the_core', [True, False])
+def test_a_refusal_is_a_warning_for_ten_seconds(said, by_the_core):
+    said = said()
+    node = said.node
+    assert node._report()[0] == DiagnosticStatus.OK
+    if by_the_core:
+        node._say_refused('ee_trajectory', node._core.refuse_chunk(NS_PER_S, 'x: 1, expected 2'))
+        values = {'refused x': 1}
+    else:
+        node._guard.refuse('ee_pose', 'stamp: 1, expected 2')
+        values = {'refused ee_pose stamp': 1}
+    assert node._report()[0] == DiagnosticStatus.WARN
+    said.now_ns += 10 * NS_PER_S
+    level, _, found = node._report()
+    assert level == DiagnosticStatus.OK and values.items() <= found.items()

@@ -156,6 +156,17 @@ def test_in_lockstep_the_arm_waits_for_a_slow_inference(gated):
     assert gated.report == (DiagnosticStatus.OK, 'active') and gated.lines == []
 
 
+def test_a_refusal_is_a_warning_for_ten_seconds(gated):
+    gated = gated()
+    gated.configure()
+    gated.activate()
+    gated.node._refuse(RuntimeError('out of memory'))
+    assert gated.report[0] == DiagnosticStatus.WARN
+    gated.clock.now_ns += 10 * NS_PER_S
+    assert gated.report[0] == DiagnosticStatus.OK
+    assert gated.node._report()[2]['refused prediction RuntimeError'] == 1
+
+
 # Who counts as a leader
 
 @pytest.fixture()
