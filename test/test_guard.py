@@ -49,3 +49,26 @@ def test_a_guarded_callback_refuses_value_errors():
         guarded(message)
     assert taken == [1, 3]
     assert lines == ['numbers refused: sign: -2, expected more than 0']
+
+
+def test_a_refusal_is_recent_for_ten_seconds_and_counted_for_ever():
+    lines, clock = [], Clock()
+    guard = Guard(lines.append, clock)
+    assert not guard.recent
+    guard.say('not ready', 'no chunk', 1)
+    assert not guard.recent
+    for _ in range(2):
+        guard.refuse('a', 'x: 1, expected 2')
+        clock.now_ns += 10 * NS_PER_S - 1
+        assert guard.recent
+        clock.now_ns += 1
+        assert not guard.recent
+    assert guard.refused == {'a x': 2}
+
+
+def test_what_another_counts_is_recent_too_but_not_counted_twice():
+    lines = []
+    guard = Guard(lines.append, Clock())
+    guard.refuse('a', 'x: 1, expected 2', 7)
+    assert guard.recent and not guard.refused
+    assert lines == ['a refused: x: 1, expected 2 (7 times so far)']

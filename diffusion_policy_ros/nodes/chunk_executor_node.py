@@ -80,7 +80,7 @@ class ChunkExecutorNode(Node):
         self._guard = Guard(self.get_logger().warning)
         self._lockstep, self._tick_ns = config.lockstep, 0
         self._pose_timeout_ns = to_ns(config.pose_timeout_s)
-        self._status = self._core.status
+        self._status = self._logged = self._core.status
         self._rivals: list[str] = []
         self._started_ns, self._looked_ns = time.monotonic_ns(), 0  # steady clock
         self._last: Command | None = None
@@ -268,19 +268,19 @@ class ChunkExecutorNode(Node):
     def _say_refused(self, topic: str, problem: str | None) -> None:
         """Log what the core has refused and counted."""
         if problem is not None:
-            reason = problem.partition(':')[0]
-            self._guard.say(f'{topic} {reason}', f'{topic} refused: {problem}',
-                            self._core.refused[reason])
+            self._guard.refuse(topic, problem, self._core.refused[problem.partition(':')[0]])
 
     def _note(self, status: Status) -> None:
-        """Log a status when it begins, each at most every 5 s."""
+        """Log a status when it begins, each at most every 5 s; the present one late, not never."""
         # In lockstep a chunk is waited for at every other tick; HELD comes if that takes long.
         waits = self._lockstep and status in WAITING
-        if status == self._status or waits or self._ending:
+        if self._ending:
             return
-        self._status = status
-        if self._guard.due(status.name):
-            log_outcome(self, status in FINE, status.value)
+        if not waits:
+            self._status = status
+        if self._status != self._logged and self._guard.due(self._status.name):
+            self._logged = self._status
+            log_outcome(self, self._status in FINE, self._status.value)
             self._diagnostics.publish()
 
     def _report(self) -> Report:
@@ -292,7 +292,7 @@ class ChunkExecutorNode(Node):
             'other_publishers': ', '.join(self._rivals),
             **{f'limited {name}': count for name, count in self._core.limits_acted.items()},
             **{f'refused {reason}': count for reason, count in refused.items()}}
-        level = OK if self._status in FINE and not refused else WARN
+        level = OK if self._status in FINE and not self._guard.recent else WARN
         return level, self._status.value, values
 
 

@@ -12,6 +12,7 @@ from geometry_msgs.msg import PoseStamped
 import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64
@@ -45,6 +46,8 @@ READY = ('inactive', 'active')
 STATE_DEPTH, PICTURE_DEPTH = 100, 10
 STUCK_LOOKS = 3
 """So many looks at the inputs, a second apart, without a window are too many."""
+LONGEST_INFERENCE_S = 1.0
+"""What takes longer comes too late to be of use, or never."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,9 @@ class PolicyNode(LifecycleNode):
         self._warm_up_ms, self._n_chunks = float('nan'), 0
         self._inputs: list[Subscription] = []
         self._lockstep, self._n_not_ready = settings.lockstep, 0
-        self._motion = self.create_publisher(MultiDOFJointTrajectory, 'ee_trajectory', RELIABLE)
-        self._gripper = self.create_publisher(JointTrajectory, 'gripper_trajectory', RELIABLE)
+        self._said_slow = False
+        self._motion: Publisher | None = None  # whoever has one counts as a leader
+        self._gripper: Publisher | None = None
         self._markers = self.create_publisher(MarkerArray, '~/markers', RELIABLE)
         self._inference_ms = self.create_publisher(Float64, '~/inference_ms', RELIABLE)
         self._refuse_impossible_transitions()
@@ -117,14 +121,14 @@ class PolicyNode(LifecycleNode):
     # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load, check against the arm, warm up, subscribe."""
+        """Load, check against the arm, warm up, subscribe and advertise."""
         try:
             self._load(read(self, PolicyNodeConfig))
         except Exception as error:  # rclpy hides one that a transition raises
             known = isinstance(error, (ValueError, RuntimeError))
             kind = '' if known else f'{type(error).__name__}: '
             self._problem = kind + ' '.join(str(error).split())
-            self._unsubscribe()
+            self._leave_topics()
             if self.executor is not None:
                 self.get_logger().error(f'configure: {self._problem}')
             return TransitionCallbackReturn.FAILURE
@@ -144,16 +148,17 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and forget the policy."""
-        self._unsubscribe()
+        """Leave the topics and forget the policy."""
+        self._leave_topics()
         self._policy = self._predictor = None
         self._state = 'unconfigured'
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Predict no more."""
+        """Predict no more, and leave the topics."""
         if self._state in READY:
-            self._begin_episode()
+            self._begin_episode()  # what is in flight is not published
+        self._leave_topics()
         self._state = 'finalized'
         return super().on_shutdown(state)
 
@@ -178,9 +183,17 @@ class PolicyNode(LifecycleNode):
 
         service.callback = answer
 
-    def _unsubscribe(self) -> None:
+    def _advertise(self) -> None:
+        self._motion = self.create_publisher(MultiDOFJointTrajectory, 'ee_trajectory', RELIABLE)
+        self._gripper = self.create_publisher(JointTrajectory, 'gripper_trajectory', RELIABLE)
+
+    def _leave_topics(self) -> None:
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
+        for publisher in (self._motion, self._gripper):
+            if publisher is not None:
+                self.destroy_publisher(publisher)
+        self._motion = self._gripper = None
 
     def _load(self, settings: PolicyNodeConfig) -> None:
         if settings.n_threads:
@@ -198,6 +211,7 @@ class PolicyNode(LifecycleNode):
         self._warm_up_ms = self._worker.call(lambda: warm_up(policy))
         self._say_latency(config, settings.lockstep)
         self._subscribe(config, settings)
+        self._advertise()
 
     def _say_latency(self, config: PolicyConfig, lockstep: bool) -> None:
         budget_ms = 1e3 * config.latency_budget_s
@@ -332,16 +346,34 @@ class PolicyNode(LifecycleNode):
             'not_ready': not_ready,
             'inputs_differ': '; '.join(self._differences or ()),
             **{f'refused {key}': count for key, count in self._guard.refused.items()}}
-        level = WARN if self._differences or self._guard.refused or self._is_stuck else OK
-        return level, not_ready or self._state, values
+        slow = self._slow
+        warns = self._differences or self._guard.recent or self._is_stuck or slow
+        return WARN if warns else OK, slow or not_ready or self._state, values
 
     @property
     def _is_stuck(self) -> bool:
         """Whether there was no window for seconds; in lockstep a simulator may take its time."""
         return self._n_not_ready >= STUCK_LOOKS and not self._lockstep
 
+    @property
+    def _slow(self) -> str:
+        """How long an inference has run, where that is too long, or ''; not in lockstep."""
+        busy_s = self._worker.busy_s
+        if self._lockstep or busy_s <= LONGEST_INFERENCE_S:
+            return ''
+        return f'an inference has run for {busy_s:.0f} s'
+
+    def _say_slow(self) -> None:
+        """Log a slow inference once; late, where another was logged just before."""
+        slow = self._slow
+        if not slow:
+            self._said_slow = False
+        elif not self._said_slow:
+            self._said_slow = self._guard.say('inference', f'no chunk: {slow}', 1)
+
     def _look_at_inputs(self) -> None:
         """Log all differences between topics and checkpoint at once, whenever they change."""
+        self._say_slow()
         if self._state != 'active':
             return
         not_ready = self._predictor.not_ready

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import time
 from typing import Any
 
+from diffusion_policy_ros.datatypes import NS_PER_S
+
 
 class Worker:
     """
@@ -16,21 +18,29 @@ class Worker:
 
     Args:
         post: runs a function in the node's thread soon; an executor's `create_task`.
+        steady_ns: the steady clock.
 
     Attributes:
         dropped: results that `drop` kept from being handed on.
     """
 
-    def __init__(self, post: Callable[[Callable[[], None]], Any]) -> None:
-        self._post = post
+    def __init__(self, post: Callable[[Callable[[], None]], Any],
+                 steady_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._post, self._steady_ns = post, steady_ns
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix='inference')
         self._job: object | None = None
+        self._submitted_ns = 0
         self.dropped = 0
 
     @property
     def busy(self) -> bool:
         """Whether a result is still to be handed on."""
         return self._job is not None
+
+    @property
+    def busy_s(self) -> float:
+        """How long a result has been waited for; 0 where none is."""
+        return (self._steady_ns() - self._submitted_ns) / NS_PER_S if self.busy else 0.0
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run a function in the worker's thread and wait for it."""
@@ -47,6 +57,7 @@ class Worker:
             failed: takes what it raised, in the node's thread.
         """
         self._job = job = object()
+        self._submitted_ns = self._steady_ns()
 
         def work() -> None:
             if job is not self._job:
