@@ -196,6 +196,7 @@ class PolicyNode(LifecycleNode):
         self._motion = self._gripper = None
 
     def _load(self, settings: PolicyNodeConfig) -> None:
+        self._advertise()  # first, so that the executor has found it before a chunk is sent
         if settings.n_threads:
             torch.set_num_threads(settings.n_threads)
         folder = find(settings.checkpoint)
@@ -211,7 +212,6 @@ class PolicyNode(LifecycleNode):
         self._warm_up_ms = self._worker.call(lambda: warm_up(policy))
         self._say_latency(config, settings.lockstep)
         self._subscribe(config, settings)
-        self._advertise()
 
     def _say_latency(self, config: PolicyConfig, lockstep: bool) -> None:
         budget_ms = 1e3 * config.latency_budget_s
