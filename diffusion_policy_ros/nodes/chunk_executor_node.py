@@ -103,7 +103,10 @@ class ChunkExecutorNode(Node):
             self._core.halt()
             self._tick()
         silent = time.monotonic_ns() - self._sent_ns > SILENCE_NS
-        return self._lockstep or self._at_rest or silent
+        finished = self._lockstep or self._at_rest or silent
+        if finished:
+            self._output.flush()
+        return finished
 
     # Inputs
 

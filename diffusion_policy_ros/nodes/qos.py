@@ -8,8 +8,6 @@ READINGS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 PICTURES = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
-STREAM = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE,  # and its last, for who asks
-                    durability=DurabilityPolicy.TRANSIENT_LOCAL)
 INPUT_RELIABILITY = ('best_effort', 'reliable')
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from geometry_msgs.msg import PoseStamped
+from rclpy.duration import Duration
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
 from diffusion_policy_ros.control.arm import CLOSED, GripperConfig, OPEN
 from diffusion_policy_ros.datatypes import Command
 from diffusion_policy_ros.nodes.messages import gripper_target_message, pose_message
-from diffusion_policy_ros.nodes.qos import LATCHED, RELIABLE, STREAM
+from diffusion_policy_ros.nodes.qos import LATCHED, RELIABLE
+
+FLUSH = Duration(seconds=0.3)
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:
@@ -38,8 +42,11 @@ class TargetOutput:
         self._config = gripper
         self._pose = node.create_publisher(PoseStamped, 'target_pose', RELIABLE)
         # A hand that is told only once hears it also where it joins late, or was started again.
+        # joy_teleop asks for what is kept of either, and it is no fault where nothing is.
         self._gripper = node.create_publisher(JointState, 'target_gripper',
-                                              LATCHED if gripper.send_on_change else STREAM)
+                                              LATCHED if gripper.send_on_change else RELIABLE,
+                                              event_callbacks=PublisherEventCallbacks(
+                                                  use_default_callbacks=False))
         self.n_sent = 0
         self._closed: bool | None = None  # outlives `forget`: a hand that holds is not opened
         self.forget()
@@ -61,6 +68,11 @@ class TargetOutput:
             self._send_gripper(command.gripper, command.stamp_ns)
         self._pose.publish(pose)
         self.n_sent += 1
+
+    def flush(self) -> None:
+        """Wait for a moment until what was sent has arrived: a process that ends sends no more."""
+        for publisher in (self._gripper, self._pose):
+            publisher.wait_for_all_acked(FLUSH)
 
     def _send_gripper(self, effort: float, stamp_ns: int) -> None:
         config = self._config
