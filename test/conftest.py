@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 import pytest
 
 # Two threads that share a busy core cost more than they bring; node processes inherit it, too.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# Under nohup SIGHUP is ignored, which the processes under test would inherit.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No deadline: a machine that is busy is not a failure. In CI the same examples in every run.
 settings.register_profile('default', deadline=None, print_blob=True,
