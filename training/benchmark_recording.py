@@ -9,7 +9,7 @@ compares the bag with what was published: every message, in order, bit for bit. 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 import hashlib
 from importlib.metadata import version
@@ -163,9 +163,13 @@ def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str,
     Raises:
         RuntimeError: the recorder did not come up, or refused.
     """
+    from rcl_interfaces.srv import ListParameters
     import rclpy
+    from rclpy.client import Client
     from std_srvs.srv import SetBool, Trigger
     import yaml
+
+    from diffusion_policy_ros.nodes.self_spinning import AGAIN_S, asking
 
     settings = {'folder': str(folder / 'bags'), 'task': 'load',
                 'cameras': [f'camera_{i}' for i in range(load.cameras)], **parameters}
@@ -177,23 +181,30 @@ def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str,
          '--params-file', str(path)])
     try:
         deadline = time.monotonic() + READY_S
-        while not source.readers:
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f'no demo_recorder within {READY_S} s')
-            rclpy.spin_once(source.node, timeout_sec=0.1)
 
-        def call(kind: Any, name: str, request: Any) -> str:
-            client = source.node.create_client(kind, f'/demo_recorder/{name}')
-            client.wait_for_service(READY_S)
+        def wait(predicate: Callable[[], Any]) -> None:
+            while not predicate():
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise RuntimeError(f'no demo_recorder within {READY_S} s')
+                rclpy.spin_once(source.node, timeout_sec=0.1)
+
+        start, save, parameters_of = (
+            source.node.create_client(kind, f'/demo_recorder/{name}') for kind, name in (
+                (Trigger, 'start'), (SetBool, 'save'), (ListParameters, 'list_parameters')))
+        wait(lambda: source.readers and parameters_of.service_is_ready())
+        # Its answer shows that the recorder has found those before it, too: they are asked once.
+        wait(asking(parameters_of, ListParameters.Request(), AGAIN_S))
+
+        def call(client: Client, request: Any) -> str:
             future = client.call_async(request)
             rclpy.spin_until_future_complete(source.node, future, timeout_sec=ANSWER_S)
             if not future.done() or not future.result().success:
-                raise RuntimeError(f'~/{name}: {future.result()}')
+                raise RuntimeError(f'{client.srv_name}: {future.result()}')
             return future.result().message
 
         while True:  # until the recorder, too, has found every publisher
             try:
-                call(Trigger, 'start', Trigger.Request())
+                call(start, Trigger.Request())
                 break
             except RuntimeError:
                 if time.monotonic() > deadline:
@@ -202,7 +213,7 @@ def record(load: Load, folder: Path, **parameters: Any) -> tuple[Path, dict[str,
         late_s = source.run()
         memory_mb = _peak_mb(process.pid)
         began = time.monotonic()
-        call(SetBool, 'save', SetBool.Request(data=True))
+        call(save, SetBool.Request(data=True))
         facts = {'largest_lateness_s': round(late_s, 3), 'peak_memory_mb': memory_mb,
                  'save_s': round(time.monotonic() - began, 2)}
     finally:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, IO
 
 import pytest
 import yaml
@@ -25,9 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 100.0  # a busy machine of two cores needs most of a minute to import PyTorch
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
-# Other tests on this machine, those of other workers too, have other domains.
-_domain_id, _lock = own_domain()
-os.environ['ROS_DOMAIN_ID'] = str(_domain_id)
+_locks: list[IO[str]] = []  # held to the end: a domain remembers killed nodes for a while
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
@@ -177,9 +175,18 @@ class Process:
             self.wait()
 
 
-@pytest.fixture(scope='session')
-def ros() -> Iterator[None]:
-    """Initialise rclpy once, and end it."""
+@pytest.fixture(scope='module', autouse=True)
+def domain_id() -> int:
+    """Give the tests of a module a domain that no others on this machine have, or have had."""
+    number, lock = own_domain()
+    _locks.append(lock)
+    os.environ['ROS_DOMAIN_ID'] = str(number)
+    return number
+
+
+@pytest.fixture(scope='module')
+def ros(domain_id: int) -> Iterator[None]:
+    """Initialise rclpy for the tests of a module, and end it."""
     import rclpy
 
     from diffusion_policy_ros.nodes import spin
@@ -218,6 +225,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture(scope='module')
-def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+def start_once(tmp_path_factory: pytest.TempPathFactory,
+               domain_id: int) -> Iterator[Callable[..., Process]]:
     """Return the same, for processes that all tests of a module share."""
     yield from _processes(tmp_path_factory.mktemp('nodes'))

@@ -30,6 +30,8 @@ def test_same_targets_and_success_as_without_ros(
         out=str(tmp_path / 'run')))
     processes = {}
     for spec in nodes:
+        if spec.executable == 'sim_runner':
+            probe.meet('chunk_executor')
         processes[spec.executable] = start(spec.module, spec.executable, spec.parameters)
     probe.wait(lambda: processes['sim_runner'].exit_code is not None, "the run's end", 180)
     assert processes['sim_runner'].exit_code == 0
