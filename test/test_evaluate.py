@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 
+from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.sim import rollout
 
@@ -115,6 +116,13 @@ def test_only_a_result_of_the_same_settings_is_not_made_again(tmp_path, played):
         assert len(played) == 2, found
         assert json.loads(path.read_text())['threads'] == 1
         del played[1:]
+
+
+def test_two_evaluations_do_not_write_one_result(tmp_path, played):
+    path = tmp_path / 'run.json'
+    with only_writer(path), pytest.raises(SystemExit, match='is being written by another process'):
+        evaluate.main([str(CHECKPOINT), '--episodes', '1', '-o', str(path)])
+    assert played == [] and not path.exists()
 
 
 def test_a_folder_that_disappeared_meanwhile_is_made_again(tmp_path):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import csv
 from functools import partial
 from importlib.metadata import version
@@ -36,6 +36,7 @@ import torch
 from whole_output import check_writable, write_json, write_text
 
 from diffusion_policy_ros.control.arm import load_arm
+from diffusion_policy_ros.data.only_writer import only_writer
 from diffusion_policy_ros.datatypes import Chunk, EE_POSE, ObservationWindow
 from diffusion_policy_ros.policy.checkpoint import load_checkpoint
 from diffusion_policy_ros.policy.checkpoint_config import (
@@ -276,7 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path = options.output
             if path and len(runs) > 1:
                 path = path.with_name(f'{path.stem}_{data_set_name(task)}_{noise_seed}.json')
-            measure(policy, task, noise_seed, facts, path, options)
+            with only_writer(path) if path else nullcontext():
+                measure(policy, task, noise_seed, facts, path, options)
     except ConnectionError as error:
         sys.exit(f'evaluate: {error} (killed, or out of memory?)')
     except (ValueError, OSError) as error:
