@@ -681,6 +681,22 @@ def test_after_a_long_pause_of_the_process_motion_goes_on_slowly_from_rest():
     assert speeds(robot.sent).max() <= LIMITS.start_speed * (1 + 1e-9)
 
 
+@pytest.mark.parametrize('ros_s', [5.0, 0.1, -3.0])
+@pytest.mark.parametrize('event', ['reset', 'halt', None])
+def test_after_a_pause_an_arm_that_stands_is_not_moved_at_the_old_speed(event, ros_s):
+    """The arm has come to where it was sent, whatever ROS time did meanwhile."""
+    robot = Robot()
+    moving(robot)
+    commanded = robot.position
+    robot.steady += 5 * S
+    robot.now += round(ros_s * S)
+    if event:
+        getattr(robot.executor, event)()
+    robot.sent.clear()
+    robot.run(5)
+    assert_within_limits(robot.sent, start=commanded)
+
+
 def test_a_pause_of_the_process_is_not_made_good_in_one_move():
     robot = Robot()
     robot.track((0.4, 0.0, 0.0), steps=10)
@@ -922,14 +938,21 @@ def test_one_wrong_pose_moves_nothing(wrong, every):
     np.testing.assert_array_equal(robot.sent[-1].position, robot.sent[-2].position)
 
 
-def test_no_command_goes_to_where_the_arm_cannot_be():
-    """A driver that has lost its arm and says zeros from now on."""
+@pytest.mark.parametrize('there', [np.zeros(3), HOME + [0.0, 0.0, -0.16]])
+def test_an_arm_further_outside_the_workspace_than_a_start_may_be_is_told_nothing(there):
+    """A driver that has lost its arm and says zeros; or an arm that a person has pushed there."""
     robot = Robot(replace(ARM, limits=replace(LIMITS, workspace_min=(-1.0, -1.0, 0.25),
                                               max_start_jump=0.1)))
     robot.track(steps=5)
-    command, status = elsewhere(robot, np.zeros(3))
-    assert status == Status.ASTRAY
-    np.testing.assert_array_equal(command.position, HOME)
+    assert elsewhere(robot, there) == (None, Status.ASTRAY)
+    n_sent = len(robot.sent)
+    for _ in range(2):
+        robot.executor.clear_halt()
+        robot.push(chunk(robot.now, HOME))
+        assert elsewhere(robot, there)[0] is None
+    assert len(robot.sent) == n_sent
+    robot.position = HOME
+    assert_begins_at(robot, HOME)
 
 
 @pytest.mark.parametrize('behind', [0.0, 0.03, 0.1])
@@ -993,8 +1016,59 @@ def test_while_two_policies_lead_the_arm_it_is_held():
     assert_within_limits(robot.sent)
     assert_comes_to_rest(robot.sent)
     robot.executor.conflict(None)
+    robot.run(1)
     robot.push(chunk(robot.now, robot.position))
     assert robot.run(10)[1] == Status.TRACKING
+
+
+def test_what_two_policies_sent_is_not_followed_when_one_of_them_is_gone():
+    robot = Robot(blend_s=0.1)
+    robot.pose()
+    robot.push(chunk(robot.now, gripper=1.0))
+    robot.run(5)
+    robot.executor.conflict(Status.TWO_POLICIES)
+    for start, gripper in ((HOME, 1.0), (HOME + [0.1, 0.0, 0.0], -1.0)):
+        robot.push(chunk(robot.now, start, gripper=gripper, points=20))
+        robot.run(3)
+    robot.teleop(HOME + [0.0, 0.1, 0.0], gripper=-1.0)
+    robot.executor.conflict(None)
+    robot.sent.clear()
+    assert robot.run(5)[1] == Status.NO_CHUNK
+    assert all(command.gripper == 1.0 and np.array_equal(command.position, HOME)
+               for command in robot.sent)
+    robot.push(chunk(robot.now, gripper=1.0))
+    assert robot.run(5)[1] == Status.TRACKING
+
+
+@pytest.mark.parametrize('event', ['disable', 'conflict', 'halt'])
+def test_a_hand_that_somebody_may_have_moved_is_not_told_the_old_effort(event):
+    robot = Robot(replace(ARM, gripper=replace(ARM.gripper, send_on_change=True)))
+    robot.track()
+    assert robot.sent[-1].gripper == -1.0
+    executor = robot.executor
+    begin, end = {
+        'disable': (executor.disable, executor.enable),
+        'halt': (executor.halt, executor.clear_halt),
+        'conflict': (lambda: executor.conflict(Status.CONFLICT),
+                     lambda: executor.conflict(None))}[event]
+    begin()
+    robot.run(50)
+    robot.sent.clear()
+    end()
+    robot.run(5)
+    assert all(command.gripper is None for command in robot.sent)
+    robot.run(5, each=lambda: robot.teleop(HOME, gripper=1.0))
+    assert robot.sent[-1].gripper == 1.0
+
+
+def test_a_hand_that_is_told_all_the_time_goes_on_being_told_after_a_halt():
+    robot = Robot()
+    robot.track()
+    robot.executor.halt()
+    robot.run(5)
+    robot.executor.clear_halt()
+    robot.run(5)
+    assert {command.gripper for command in robot.sent} == {-1.0}
 
 
 def test_a_pose_outside_the_workspace_is_left_slowly_or_not_at_all():
@@ -1151,7 +1225,7 @@ def test_a_teleoperator_too_far_away_is_refused_like_a_first_target():
     ({'position': HOME, 'frame_id': 'camera'}, 'teleop frame'),
     ({'position': HOME, 'quaternion': np.zeros(4)}, 'teleop quaternion'),
     ({'position': HOME, 'stamp': 99 * S}, 'teleop past'),
-    ({'position': HOME, 'stamp': 101 * S}, 'teleop past'),
+    ({'position': HOME, 'stamp': 101 * S}, 'teleop future'),
 ])
 def test_a_bad_teleop_target_is_refused(target, reason):
     robot = Robot()
@@ -1194,6 +1268,23 @@ def test_reset_brakes_and_drops_all_and_chunks_of_older_observations():
     assert robot.push(chunk(robot.now, robot.position)) is None
     command, status = robot.run(1)
     assert status == Status.STARTING and command is not None
+
+
+def test_a_simulated_arm_that_went_astray_begins_the_next_episode_afresh():
+    robot = Lockstep()
+    robot.tick()
+    robot.push(lockstep_chunk(robot.now))
+    robot.wait()
+    robot.position = HOME + 0.2
+    for _ in range(10):
+        robot.tick()
+        robot.position = HOME + 0.2
+    assert robot.statuses[-1] == Status.ASTRAY
+    robot.executor.reset()
+    robot.position = HOME.copy()
+    robot.tick()
+    robot.push(lockstep_chunk(robot.now))
+    assert robot.wait()[1] == Status.STARTING
 
 
 def test_limits_that_acted_are_counted_by_episode():

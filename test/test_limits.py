@@ -111,6 +111,17 @@ def test_even_with_shorter_steps_workspace_and_speed_hold(start, steps):
         assert np.all(np.abs(after - before) <= LIMITS.max_speed * dt * (1 + ROUNDING) + 1e-12)
 
 
+def test_braking_with_shorter_steps_ends_at_the_wall():
+    limiter = limiter_at((-0.1, 0.1, 0.4))
+    x = -0.1
+    while limiter.position[0] < LIMITS.workspace_max[0] - 0.02:
+        x += 0.5 * 0.02
+        limiter.step(np.array([x, 0.1, 0.4]), UPRIGHT, 0.02)
+    for _ in range(2000):
+        position, _ = limiter.brake(0.0001)
+        assert position[0] <= LIMITS.workspace_max[0]
+
+
 @pytest.mark.parametrize('n_long', range(44, 60))
 def test_steps_that_become_too_short_to_brake_in_time_still_end_at_the_wall(n_long):
     limiter = limiter_at((-0.1, 0.1, 0.4))

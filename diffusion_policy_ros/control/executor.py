@@ -47,6 +47,7 @@ class ChunkExecutor:
         """
         self._lockstep = config.lockstep
         self._has_gripper = arm.gripper.type != 'none'
+        self._told_once = arm.gripper.send_on_change
         period_ns = round(NS_PER_S / config.command_rate_hz)
         self._min_step_ns = period_ns // 2
         self._jitter_ns = 0 if config.lockstep else period_ns  # a clock's small step back
@@ -73,6 +74,7 @@ class ChunkExecutor:
         """Allow motion, which begins at the measured pose, with the orientation measured there."""
         if not self._enabled and self._motion is not None:
             self._motion.forget_orientation()
+            self._motion.gripper = None  # somebody may have moved the hand
         self._enabled = True
 
     def disable(self) -> None:
@@ -89,6 +91,8 @@ class ChunkExecutor:
         self._halted = self._astray = False
         if self._motion is not None:
             self._motion.forgive()
+            if self._told_once:  # since the halt, so somebody may have moved the hand
+                self._motion.gripper = None
 
     def conflict(self, status: Status | None) -> None:
         """
@@ -96,8 +100,12 @@ class ChunkExecutor:
 
         Args:
             status: `CONFLICT` while another node commands the arm, and nothing is sent but in
-                lockstep; `TWO_POLICIES` while more than one leads it, and it is held; or None.
+                lockstep; `TWO_POLICIES` while more than one leads it, and it is held, what they
+                sent forgotten in the end; or None.
         """
+        if self._conflict == Status.TWO_POLICIES != status and not self._lockstep:
+            self._plan.forget(self._now_ns)
+            self._teleop.forget()
         self._conflict = status
 
     def reset(self) -> None:
@@ -310,6 +318,7 @@ class ChunkExecutor:
         self._notice_pause(now_ns, steady_ns)
         if self._conflict == Status.CONFLICT and not self._lockstep:
             self._forget_motion()
+            motion.gripper = None
             self._pose = None  # it may be old when the other node lets go
             return None, status
         if self._stopping and motion.started and not motion.at_rest:
@@ -378,15 +387,15 @@ class ChunkExecutor:
         """
         passed_ns = steady_ns - self._acted_steady_ns
         self._acted_steady_ns = steady_ns
+        paused = self._paused(now_ns)
         if self._wall_time:
             self._motion.passed_ns = max(passed_ns, self._min_step_ns)
-        if not self._paused(now_ns):
-            return
-        self._following = None
-        if not self._wall_time:
-            self._forget_motion()
-        elif passed_ns > self._command_timeout_ns:
-            self._motion.rest()
+            if passed_ns > self._command_timeout_ns:
+                self._motion.rest()
+        if paused:
+            self._following = None
+            if not self._wall_time:
+                self._forget_motion()
 
     def _drop(self, before_ns: int | None = None) -> None:
         self._plan.forget(before_ns)

@@ -106,11 +106,11 @@ class Motion:
         """
         Return whether a measured pose is too far from the commanded one.
 
-        Motion begins anew, at rest, where the arm is, once poses have agreed on that for a while
-        and it is no further outside the workspace than a start may be: one wrong pose moves
-        nothing, nor does one that the arm can't be at. It does so once until `forgive`. An arm
-        that leaves that command, too, would leave each one, as under a load too heavy for it or
-        where its pose is another frame's: nothing is commanded any more.
+        Motion begins anew, at rest, where the arm is, once poses have agreed on that for a while:
+        one wrong pose moves nothing. It does so once until `forgive`. An arm that leaves that
+        command, too, would leave each one, as under a load too heavy for it or where its pose is
+        another frame's. Then, and where the arm is further outside the workspace than a start may
+        be, nothing is commanded any more.
         """
         found, last = pose.value, self._elsewhere
         if not self._apart(np.append(self._limiter.position, self._limiter.quaternion), found):
@@ -120,9 +120,8 @@ class Motion:
             self._elsewhere_since_ns = steady_ns
         self._elsewhere = found
         outside = np.linalg.norm(found[:3] - self._limiter.within_workspace(found[:3]))
-        if (steady_ns - self._elsewhere_since_ns >= ELSEWHERE_NS
-                and outside <= self._limits.max_start_jump):
-            if self._followed:
+        if steady_ns - self._elsewhere_since_ns >= ELSEWHERE_NS:
+            if self._followed or outside > self._limits.max_start_jump:
                 self.drop()
             else:
                 self.begin(pose)

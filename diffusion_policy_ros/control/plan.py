@@ -161,7 +161,7 @@ class Plan:
                     'the last chunk, expected a later stamp')
         if self._before_ns is not None and chunk.stamp_ns <= self._before_ns:
             return (f'before reset: observed {_seconds(self._before_ns - chunk.stamp_ns)} before '
-                    '~/reset, expected an observation after it')
+                    '~/reset, or a second policy left, expected an observation after it')
         if chunk.end_ns < now_ns:
             return (f'past: its last point was due {_seconds(now_ns - chunk.end_ns)} ago, '
                     'expected points ahead')

@@ -52,9 +52,11 @@ class Teleop:
         if self.command is not None and command.stamp_ns <= self.command.stamp_ns:
             return (f'out of order: stamped {_seconds(self.command.stamp_ns - command.stamp_ns)} '
                     'before the last target, expected a later stamp')
-        if not self._lockstep and abs(now_ns - command.stamp_ns) > self._timeout_ns:
-            return (f'past: stamped {_seconds(now_ns - command.stamp_ns)} ago, expected at most '
-                    f'teleop_timeout_s {_seconds(self._timeout_ns)}')
+        age_ns = 0 if self._lockstep else now_ns - command.stamp_ns
+        if abs(age_ns) > self._timeout_ns:
+            found = (f'past: stamped {_seconds(age_ns)} ago' if age_ns > 0 else
+                     f'future: stamped {_seconds(-age_ns)} ahead of now')
+            return f'{found}, expected at most teleop_timeout_s {_seconds(self._timeout_ns)}'
         if not self.held(steady_ns):
             self._first_effort = command.gripper
         self.command = replace(command, quaternion=normalised(command.quaternion))
