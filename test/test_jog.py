@@ -91,6 +91,29 @@ def test_letting_go_and_pressing_again_begins_at_the_measured_pose(jog):
     assert jog.step(HERE, 0.02)[0].tolist() == HERE[:3].tolist()
 
 
+@pytest.mark.parametrize('ahead, turn, begins_there', [
+    ((0.0, 0.0, 0.02), 0.1, True), ((0.0, 0.0, 0.04), 0.0, False), ((0.0, 0.0, 0.02), 0.2, False)])
+def test_a_press_begins_at_the_command_where_the_hand_is_near_it(jog, ahead, turn, begins_there):
+    """An arm that hangs below its command does not sink with each press."""
+    commanded = np.array([*HERE[:3] + ahead, 0.0, 0.0, math.sin(turn / 2), math.cos(turn / 2)])
+    press(jog)
+    position, quaternion = jog.step(HERE, 0.02, commanded)
+    np.testing.assert_array_equal([*position, *quaternion],
+                                  commanded if begins_there else HERE)
+
+
+def test_the_target_does_not_follow_an_arm_that_gives_way(jog):
+    press(jog)
+    start, turned = (value.copy() for value in jog.step(HERE, 0.02))
+    sunk = np.array([*HERE[:3] - [0.0, 0.0, 0.04], 0.0, 0.0, math.sin(0.1), math.cos(0.1)])
+    for _ in range(50):
+        position, quaternion = jog.step(sunk, 0.02)
+    np.testing.assert_allclose(position, start)
+    np.testing.assert_allclose(quaternion, turned, atol=1e-12)
+    jog.read(axes(a4=1.0), HELD)
+    assert jog.step(sunk, 0.02)[0][2] - sunk[2] <= 0.04 + 1e-12
+
+
 def test_a_press_closes_the_gripper_and_the_next_opens_it(jog):
     assert jog.effort is None  # nothing is known of the hand, so nothing is sent to it
     for effort in (1.0, -1.0):

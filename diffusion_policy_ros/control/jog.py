@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from diffusion_policy_ros.control.arm import CLOSED, OPEN
-from diffusion_policy_ros.control.rotation import difference, exp, multiply, normalise
+from diffusion_policy_ros.control.rotation import angle, difference, exp, multiply, normalise
 
 NO_AXIS = -1
 
@@ -36,12 +36,12 @@ class JogConfig:
         'description': 'Each press closes or opens the gripper; the first closes one that was '
                        'told nothing yet.', 'min': 0})
     max_lead_m: float = field(default=0.03, metadata={
-        'description': 'Farthest that the target runs ahead of the measured hand, which limits or '
-                       "an obstacle hold back; less than the arm's max_tracking_error.",
+        'description': 'Farthest that a stick brings the target ahead of the measured hand, which '
+                       "limits or an obstacle hold back; less than the arm's max_tracking_error.",
         'unit': 'm', 'min': 0.001, 'max': 0.5})
     max_lead_rad: float = field(default=0.15, metadata={
-        'description': 'Farthest that the target turns ahead of the measured hand; less than the '
-                       "arm's max_tracking_turn.",
+        'description': 'Farthest that a stick turns the target ahead of the measured hand; less '
+                       "than the arm's max_tracking_turn.",
         'unit': 'rad', 'min': 0.001, 'max': 1.5})
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class JogConfig:
 
 class Jog:
     """
-    Integrate a person's rates, from the pose that was measured when the dead-man was pressed.
+    Integrate a person's rates, from the pose at which the dead-man was pressed.
 
     Attributes:
         effort: closing effort of the gripper. None, and nothing is to be sent, until the gripper
@@ -121,25 +121,42 @@ class Jog:
         if not (self._held and self._leads_gripper):
             self.effort = effort
 
-    def step(self, measured: np.ndarray, dt_s: float) -> tuple[np.ndarray, np.ndarray] | None:
+    def step(self, measured: np.ndarray, dt_s: float,
+             commanded: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """
         Return the target's position (3,) and quaternion (4,), or None without the dead-man.
+
+        The first target is what is commanded, where the hand is near that: an arm that hangs below
+        its command would sink by as much with each press. A target that is further ahead than it
+        may run stays where it is, for the same reason.
 
         Args:
             measured: (7,) pose of the hand.
             dt_s: time since the last step.
+            commanded: (7,) pose that the arm was told last; None where nothing tells it any.
         """
         if not self._held:
             return None
         here, turned = measured[:3], normalise(measured[3:])
         if self._position is None:
-            self._position, self._quaternion = here.copy(), turned
+            start = measured if commanded is None or self._is_far(commanded, measured
+                                                                  ) else commanded
+            self._position, self._quaternion = start[:3].copy(), normalise(start[3:])
             return self._position, self._quaternion
-        lead = self._position + self._rates[:3] * dt_s - here
-        self._position = here + _cut(lead, self._config.max_lead_m)
+        lead = self._position - here
+        longest = max(self._config.max_lead_m, float(np.linalg.norm(lead)))
+        self._position = here + _cut(lead + self._rates[:3] * dt_s, longest)
+        lead = difference(self._quaternion, turned)
+        longest = max(self._config.max_lead_rad, float(np.linalg.norm(lead)))
         lead = difference(multiply(exp(self._rates[3:] * dt_s), self._quaternion), turned)
-        self._quaternion = normalise(multiply(exp(_cut(lead, self._config.max_lead_rad)), turned))
+        self._quaternion = normalise(multiply(exp(_cut(lead, longest)), turned))
         return self._position, self._quaternion
+
+    def _is_far(self, commanded: np.ndarray, measured: np.ndarray) -> bool:
+        """Return whether a target would be further ahead of the hand than it may run."""
+        return bool(np.linalg.norm(commanded[:3] - measured[:3]) > self._config.max_lead_m
+                    or angle(normalise(commanded[3:]), normalise(measured[3:]))
+                    > self._config.max_lead_rad)
 
     def _rates_of(self, axes: Sequence[float], buttons: Sequence[int]) -> np.ndarray:
         """Return the speeds (6,) in m/s and rad/s that the axes ask for."""

@@ -7,6 +7,7 @@ import sys
 import time
 
 from geometry_msgs.msg import PoseStamped
+import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -41,7 +42,8 @@ class JoyTeleopConfig(JogConfig):
                        'its driver must repeat a state that does not change.',
         'unit': 's', 'min': 0.02, 'max': 10.0})
     pose_timeout_s: float = field(default=0.5, metadata={
-        'description': 'Silence of ee_pose, on the steady clock, that counts as letting go.',
+        'description': 'Silence of ee_pose, on the steady clock, that counts as letting go; of '
+                       'target_pose, after which a press begins at the measured pose.',
         'unit': 's', 'min': 0.02, 'max': 10.0})
     start_button: int = field(default=7, metadata={
         'description': "Calls demo_recorder's ~/start; -1 for none.", 'min': -1})
@@ -68,7 +70,8 @@ class JoyTeleop(Node):
         self._config = config = declare(self, JoyTeleopConfig)
         self._jog = Jog(config)
         self._pose: Observation | None = None
-        self._pose_ns = self._joy_ns = self._step_ns = 0  # steady clock
+        self._commanded: np.ndarray | None = None
+        self._pose_ns = self._commanded_ns = self._joy_ns = self._step_ns = 0  # steady clock
         self._n_targets = 0
         self._guard = Guard(self.get_logger().warning)
         self._motion = self.create_publisher(PoseStamped, 'teleop_pose', RELIABLE)
@@ -76,6 +79,8 @@ class JoyTeleop(Node):
         self.create_subscription(Joy, 'joy', self._guard('joy', self._on_joy), 10)
         self.create_subscription(PoseStamped, 'ee_pose', self._guard('ee_pose', self._on_pose),
                                  input_qos('best_effort'))
+        self.create_subscription(PoseStamped, 'target_pose',
+                                 self._guard('target_pose', self._on_commanded), RELIABLE)
         self.create_subscription(JointState, 'target_gripper',
                                  self._guard('target_gripper', self._on_gripper), RELIABLE)
         # A hand that is told on a change alone may have been told before this node was there.
@@ -104,6 +109,9 @@ class JoyTeleop(Node):
     def _on_pose(self, msg: PoseStamped) -> None:
         self._pose, self._pose_ns = pose_observation(msg), time.monotonic_ns()
 
+    def _on_commanded(self, msg: PoseStamped) -> None:
+        self._commanded, self._commanded_ns = pose_observation(msg).value, time.monotonic_ns()
+
     def _on_gripper(self, msg: JointState) -> None:
         self._jog.told(gripper_target(msg))
 
@@ -120,7 +128,8 @@ class JoyTeleop(Node):
         if silent is not None:
             self._release(silent)
             return
-        target = self._jog.step(self._pose.value, elapsed_s)
+        is_led = now_ns - self._commanded_ns <= to_ns(config.pose_timeout_s)
+        target = self._jog.step(self._pose.value, elapsed_s, self._commanded if is_led else None)
         if target is None:
             return
         stamp_ns = self.get_clock().now().nanoseconds
