@@ -9,9 +9,11 @@ from diffusion_policy_ros.policy.config import UnetConfig
 from diffusion_policy_ros.policy.unet import (
     ConditionalUnet1d,
     ConvBlock,
+    FEW,
     ResidualBlock,
     sinusoidal_embedding,
     StepConv,
+    StepDoubling,
 )
 
 ACTION_DIM, CONDITION_DIM, N_OBS_STEPS = 4, 30, 2
@@ -129,14 +131,18 @@ def test_convolution_of_every_length_is_conv1d(kernel_size, length):
     plain = functional.conv1d(x, block[0].weight, block[0].bias, padding=kernel_size // 2)
     expected = functional.mish(functional.group_norm(plain, 8, block[1].weight, block[1].bias))
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+    block.eval()
     with torch.inference_mode():
-        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+        for n in (2, 2 * FEW):
+            torch.testing.assert_close(block(x.repeat(n // 2, 1, 1)),
+                                       expected.repeat(n // 2, 1, 1), atol=1e-5, rtol=1e-5)
 
 
-def test_convolution_follows_its_weights():
+@pytest.mark.parametrize('length', [2, 8])
+def test_convolution_follows_its_weights(length):
     """Without gradients the matrix is kept: every way of changing weights must renew it."""
     torch.manual_seed(0)
-    model, x = StepConv(16, 16, 5).eval(), torch.randn(2, 16, 2)
+    model, x = StepConv(16, 16, 5).eval(), torch.randn(2, 16, length)
 
     def check():
         plain = functional.conv1d(x, model.weight, model.bias, padding=2)
@@ -156,7 +162,9 @@ def test_convolution_follows_its_weights():
         check()
         model.bias.add_(1)
         check()
-        x = x[:, :, :1]
+        whole, x = x, x[:, :, :1]
+        check()
+        x = whole
         check()
     model.weight = torch.nn.Parameter(torch.randn(16, 16, 5))
     with torch.inference_mode():
@@ -171,8 +179,21 @@ def test_convolution_follows_its_weights():
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     model(x).square().sum().backward()
     optimizer.step()
+    model.eval()
     with torch.no_grad():
         check()
+
+
+@pytest.mark.parametrize('length', [1, 2, 3, 8])
+def test_doubling_is_a_transposed_convolution(length):
+    torch.manual_seed(0)
+    model, x = StepDoubling(16).eval(), torch.randn(3, 16, length)
+    for _ in range(2):
+        expected = functional.conv_transpose1d(x, model.weight, model.bias, stride=2, padding=1)
+        torch.testing.assert_close(model(x), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+            model.weight.mul_(2.0)
 
 
 @pytest.mark.parametrize('widths, horizon', [((16,), 3), ((16, 32), 6), ((16, 32, 64), 4),

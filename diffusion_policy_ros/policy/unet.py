@@ -8,6 +8,7 @@ the step's half and the observation's: a sampler computes each half once, not on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import math
 
 import torch
@@ -26,38 +27,80 @@ def sinusoidal_embedding(timestep: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-class StepConv(nn.Conv1d):
+FEW = 4
+"""Samples up to which inference is bound by the reading of weights, not by the products."""
+
+
+class _BuildsFromWeights:
     """
-    Conv1d that keeps the number of steps; over fewer steps than taps it is one matrix.
+    A layer that computes with a matrix and a bias built from its weights.
+
+    Inference builds them once for the weights; a change through `weight.data` goes unnoticed.
+    """
+
+    _built: tuple[torch.Tensor, torch.Tensor] | None = None
+    _built_from: tuple[int, ...] | None = None
+
+    def _keeps(self) -> bool:
+        """Return whether what is built may be kept; forget it where it may not."""
+        # A fused optimiser's step does not count up versions, and inference tensors have none.
+        keeps = not (self.training or torch.is_grad_enabled() or self.weight.is_inference())
+        if not keeps:
+            self._built = self._built_from = None
+        return keeps
+
+    def _of_weights(self, build: Callable[[int], tuple[torch.Tensor, torch.Tensor]], size: int,
+                    keeps: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return build(size)."""
+        if not keeps:
+            return build(size)
+        state = (size, self.weight.data_ptr(), self.weight._version, self.bias._version)
+        if self._built_from != state:
+            self._built, self._built_from = build(size), state
+        return self._built
+
+
+def _neighbours(x: torch.Tensor, n_taps: int) -> torch.Tensor:
+    """Map (B, n, T) to (B, T, n_taps * n): each step between its neighbours, 0 at the ends."""
+    n_batch, n, steps = x.shape
+    pad = n_taps // 2
+    padded = functional.pad(x.transpose(1, 2), (0, 0, pad, pad)).contiguous()
+    return padded.as_strided((n_batch, steps, n_taps * n), (padded.stride(0), n, 1))
+
+
+class StepConv(_BuildsFromWeights, nn.Conv1d):
+    """
+    Conv1d that keeps the number of steps; over few steps on a CPU it is one matrix product.
 
     PyTorch has no fast Conv1d for a few steps of many channels on a CPU, and most taps would only
-    meet padding: over 2 steps of 256 channels the matrix trains five times as fast.
+    meet padding. Over fewer steps than taps it is the matrix from all steps to all: over 2 steps
+    of 256 channels it trains five times as fast. Inference for a few samples over more than two
+    steps takes each step's neighbourhood instead, which reads every weight once.
     """
 
     def __init__(self, n_in: int, n_out: int, kernel_size: int) -> None:
         super().__init__(n_in, n_out, kernel_size, padding=kernel_size // 2)
-        self._built: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._built_from: tuple[int, ...] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, n_in, T) to (B, n_out, T)."""
-        steps = x.shape[2]
-        if steps >= self.kernel_size[0] or x.device.type != 'cpu':
+        steps, n_taps, keeps = x.shape[2], self.kernel_size[0], self._keeps()
+        few = keeps and len(x) <= FEW
+        if x.device.type != 'cpu' or steps >= n_taps and not few:
             return super().forward(x)
-        return functional.linear(x.flatten(1), *self._matrix_and_bias(steps)).view(
-            len(x), -1, steps)
+        if steps > 2 and few:
+            n_live = min(n_taps, 2 * steps - 1)
+            return functional.linear(_neighbours(x, n_live), *self._of_weights(
+                self._rows, n_live, keeps)).transpose(1, 2)
+        return functional.linear(x.flatten(1), *self._of_weights(
+            self._matrix, steps, keeps)).view(len(x), -1, steps)
 
-    def _matrix_and_bias(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `_build` does; without gradients it is built once for the weights."""
-        # A fused optimiser's step does not count up versions, and inference tensors have none.
-        if self.training or torch.is_grad_enabled() or self.weight.is_inference():
-            return self._build(steps)
-        state = (steps, self.weight.data_ptr(), self.weight._version, self.bias._version)
-        if self._built_from != state:
-            self._built, self._built_from = self._build(steps), state
-        return self._built
+    def _rows(self, n_live: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (n_out, n_live * n_in), the middle taps one after the other, and the bias."""
+        first = (self.kernel_size[0] - n_live) // 2
+        rows = self.weight[:, :, first:first + n_live].transpose(1, 2).flatten(1)
+        return rows.contiguous(), self.bias
 
-    def _build(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _matrix(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return M[o, t, i, s] = weight[o, i, s - t + padding] as a matrix, and its bias."""
         taps = self.weight.unbind(2)
         zero = torch.zeros_like(taps[0])
@@ -69,6 +112,28 @@ class StepConv(nn.Conv1d):
 
         matrix = torch.stack([row(t) for t in range(steps)], dim=1)      # (n_out, T, n_in, T)
         return matrix.flatten(2).flatten(0, 1), self.bias.repeat_interleave(steps)
+
+
+class StepDoubling(_BuildsFromWeights, nn.ConvTranspose1d):
+    """ConvTranspose1d that doubles the number of steps; inference on a CPU is a matrix product."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n, n, 4, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, n, T) to (B, n, 2 T)."""
+        if not self._keeps() or x.device.type != 'cpu' or len(x) > FEW:
+            return super().forward(x)
+        n_batch, n, steps = x.shape
+        both = functional.linear(_neighbours(x, 3), *self._of_weights(self._rows, 3, True))
+        return both.view(n_batch, 2 * steps, n).transpose(1, 2)
+
+    def _rows(self, n_taps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (2 n, n_taps * n), of even steps, then of odd ones, and the bias."""
+        before, even, odd, after = (self.weight[:, :, tap] for tap in (3, 1, 2, 0))
+        zero = torch.zeros_like(before)
+        rows = torch.cat([torch.cat([before, even, zero]).T, torch.cat([zero, odd, after]).T])
+        return rows, self.bias.repeat(2)
 
 
 class ConvBlock(nn.Sequential):
@@ -126,8 +191,7 @@ class ConditionalUnet1d(nn.Module):
         self.middle = pair(widths[-1], widths[-1])
         self.up = nn.ModuleList(pair(2 * n_in, n_out) for n_in, n_out
                                 in zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.grow = nn.ModuleList(nn.ConvTranspose1d(n, n, 4, stride=2, padding=1)
-                                  for n in widths[-2::-1])
+        self.grow = nn.ModuleList(StepDoubling(n) for n in widths[-2::-1])
         self.last = ConvBlock(widths[0], widths[0], config.kernel_size, config.n_groups)
         self.out = nn.Conv1d(widths[0], action_dim, 1)
         self.film = nn.Linear(self.step_dim + n_obs_steps * condition_dim,
