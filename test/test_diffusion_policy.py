@@ -358,8 +358,9 @@ def test_draws_of_the_samplers():
     assert make_policy(replace(CONFIG, noise=few)).noise_shape == (5, 8, 4)
 
 
-def test_a_camera_that_pytorch_would_shadow_is_refused():
-    camera = replace(CONFIG.observation.cameras[0], name='forward')
+@pytest.mark.parametrize('name', ['forward', 'training'])
+def test_a_camera_that_pytorch_would_shadow_is_refused(name):
+    camera = replace(CONFIG.observation.cameras[0], name=name)
     config = replace(CONFIG, observation=replace(CONFIG.observation, cameras=(camera,)))
-    with pytest.raises(ValueError, match="camera name is 'forward', which PyTorch needs"):
+    with pytest.raises(ValueError, match=f"camera name is '{name}', which PyTorch needs"):
         make_policy(config)

@@ -43,6 +43,7 @@ def test_streams_are_the_cameras_the_pose_and_what_the_state_needs(state, target
     (lambda: config(horizon=4), ('n_obs_steps 2', 'n_action_steps 4', 'horizon 4')),
     (lambda: config(horizon=10), ('horizon is 10', 'multiple of 4')),
     (lambda: config(dt_s=0.0), ('dt_s is 0.0',)),
+    (lambda: config(dt_s=1e-10), ('dt_s is 1e-10', 'expected 0.0001 to 3600')),
     (lambda: config(network='mlp'), ("network is 'mlp'", 'unet')),
     (lambda: config(vision=VisionConfig(crop_height=100)), ('100x84', 'camera arm 96x96')),
     (lambda: ActionSpec(target='relativ'), ("'relativ'", 'relative')),

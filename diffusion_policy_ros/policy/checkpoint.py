@@ -29,6 +29,8 @@ def save_checkpoint(folder: str | Path, policy: DiffusionPolicy, extra: Mapping[
     """
     Write a policy; a full disk or a kill while it is written leaves the last one as it was.
 
+    A kill between the two renames at its end leaves new weights beside the older config.yaml.
+
     Args:
         folder: is made where it is missing.
         policy: its weights are stored as `dtype`, its normaliser in full.

@@ -13,8 +13,8 @@ STATE_STREAM = {'ee_position': EE_POSE, 'ee_rotation': EE_POSE, 'gripper': GRIPP
 ACTION_PARTS = {'ee_position': 3, 'ee_rotation': 6, 'gripper': 1}
 STRIDE = 32
 """Of ResNet-18: pixels that one place of its last map stands for."""
-MOST_DT_S = 3600.0
-"""So that a window's nanoseconds are a 64-bit integer."""
+LEAST_DT_S, MOST_DT_S = 1e-4, 3600.0
+"""So that a window's nanoseconds are an integer of 64 bits, and no two points are due at once."""
 TOPIC = re.compile(r'[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 LEAST_START = 0.7
 """Of all noise levels: where sampling begins with noise alone, a fifth of it at most is signal."""
@@ -289,8 +289,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         positive(n_obs_steps=self.n_obs_steps, horizon=self.horizon,
                  n_action_steps=self.n_action_steps, dt_s=self.dt_s)
-        if self.dt_s > MOST_DT_S:
-            raise ValueError(f'dt_s is {self.dt_s}, expected at most {MOST_DT_S:g}')
+        if not LEAST_DT_S <= self.dt_s <= MOST_DT_S:
+            raise ValueError(f'dt_s is {self.dt_s}, expected {LEAST_DT_S:g} to {MOST_DT_S:g}')
         one_of('network', self.network, ('unet', 'transformer'))
         if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
             raise ValueError(f'n_obs_steps {self.n_obs_steps} - 1 + n_action_steps '

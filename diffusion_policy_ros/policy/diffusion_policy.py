@@ -91,7 +91,7 @@ class DiffusionPolicy(nn.Module):
         super().__init__()
         self.config, self.normalizer = config, normalizer
         for camera in config.observation.cameras:
-            if hasattr(nn.ModuleDict, camera.name):
+            if hasattr(nn.ModuleDict(), camera.name):
                 raise ValueError(f'camera name is {camera.name!r}, which PyTorch needs for itself')
         self.encoders = nn.ModuleDict({camera.name: ImageEncoder(camera, config.vision)
                                        for camera in config.observation.cameras})
