@@ -154,5 +154,5 @@ class Status(Enum):
     TWO_POLICIES = 'More than one node leads the arm: holding until only one is left.'
     HALTED = 'Halted: holding until ~/clear_halt is called.'
     ASTRAY = ('The arm was moved or stopped, further than max_tracking_error or max_tracking_turn '
-              'from its command: holding where it is, or silent where it leaves that, too, until '
-              '~/clear_halt is called.')
+              'from its command: holding where it is, or silent where that is outside the '
+              'workspace or it leaves that, too, until ~/clear_halt is called.')
