@@ -179,6 +179,13 @@ def test_a_recording_without_a_runner_is_in_real_time():
     assert 'sim_runner' not in names
 
 
+@pytest.mark.parametrize('mode, episodes, ends', [
+    ('lockstep', 2, True), ('realtime', 2, True), ('realtime', 0, False)])
+def test_an_arm_whose_episodes_are_recorded_ends_them(mode, episodes, ends):
+    bridge, *_ = record_nodes(RecordSettings(mode=mode, episodes=episodes))
+    assert bridge.parameters['end_episodes'] is ends
+
+
 def test_the_arm_that_is_recorded_is_metaworlds():
     nodes = {spec.executable: spec.parameters for spec in record_nodes(RecordSettings())}
     assert nodes['chunk_executor']['arm'] == nodes['metaworld_bridge']['arm']

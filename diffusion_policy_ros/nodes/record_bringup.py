@@ -97,6 +97,8 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'task': settings.task, 'seed': seed, 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'wait_limit_s': settings.wait_limit_s,
             'ticks_after_success': TICKS_AFTER_SUCCESS, 'autostart': settings.episodes == 0,
+            # What an arm does after its episode would be in the next one's bag.
+            'end_episodes': settings.episodes > 0,
             'image_height': settings.image_size, 'image_width': settings.image_size,
             'image_every': settings.image_every, 'renderer': renderer,
             **({'cameras': cameras} if cameras else {})}),
