@@ -77,7 +77,7 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
             raise ValueError('unfinished: its recorder says that it is no whole episode')
         if bag.custom.get('success') == 'false' and not keep_failures:
             raise ValueError('saved as a failure; --keep-failures takes it')
-        episode = make_episode(bag, config, tolerance_ns)
+        episode = make_episode(bag, config, tolerance_ns, arm.gripper.type == 'on_off')
     except ValueError as error:
         return Conversion(name, str(error))
     cameras = {camera.name: bag.streams[camera.name] for camera in config.observation.cameras}
