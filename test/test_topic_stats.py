@@ -24,6 +24,14 @@ def test_rate_and_largest_gap_come_from_the_stamps():
     assert str(stats) == '4 at 42.9 Hz, largest gap 0.050 s, 0 lost'
 
 
+def test_more_than_one_publisher_is_said():
+    stats = filled([1, 2], [1, 2])
+    stats.publishers = 1
+    assert str(stats).endswith(', 0 lost') and stats.summary()['publishers'] == 1
+    stats.publishers = 2
+    assert str(stats).endswith(', 0 lost, 2 publishers') and stats.summary()['publishers'] == 2
+
+
 def test_one_message_has_no_rate():
     assert filled([5], [1]).rate_hz == TopicStats().rate_hz == 0.0
 

@@ -87,6 +87,12 @@ class Recording:
         self._queue.put((topic, arrival, convert))
         return stats.add(arrival.stamp_ns, arrival.number)
 
+    def see_publishers(self, name: str, count: int) -> None:
+        """Note how many publishers a topic of the bag has now."""
+        stats = self.stats.get(name)
+        if stats is not None:
+            stats.publishers = max(stats.publishers, count)
+
     def finish(self, custom_data: Mapping[str, str], keep_name: bool = False) -> Path:
         """
         Write what waits, close the bag and give it its final name; return its folder.

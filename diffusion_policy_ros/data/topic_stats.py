@@ -18,12 +18,14 @@ class TopicStats:
         largest_gap_ns: between two stamps on end.
         lost: messages that were sent and are missing; None where nobody numbers them.
         backward: stamps that were earlier than the one before.
+        publishers: the most that there were at a time; 0 where nobody counts them.
     """
 
     count: int = 0
     largest_gap_ns: int = 0
     lost: int | None = 0
     backward: int = 0
+    publishers: int = 0
     _first_ns: int = 0
     _last_ns: int = 0
     _number: int = 0
@@ -66,11 +68,13 @@ class TopicStats:
         return {'count': self.count, 'rate_hz': round(self.rate_hz, 3),
                 'largest_gap_s': round(self.largest_gap_ns / NS_PER_S, 6),
                 'lost': 'unknown' if self.lost is None else self.lost,
-                'backward_stamps': self.backward}
+                'backward_stamps': self.backward,
+                **({'publishers': self.publishers} if self.publishers else {})}
 
     def __str__(self) -> str:
+        mixed = f', {self.publishers} publishers' if self.publishers > 1 else ''
         if not self.count:
-            return 'no message'
+            return f'no message{mixed}'
         lost = 'loss unknown' if self.lost is None else f'{self.lost} lost'
         return (f'{self.count} at {self.rate_hz:.1f} Hz, largest gap '
-                f'{self.largest_gap_ns / NS_PER_S:.3f} s, {lost}')
+                f'{self.largest_gap_ns / NS_PER_S:.3f} s, {lost}{mixed}')

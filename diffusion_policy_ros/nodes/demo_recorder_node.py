@@ -26,6 +26,7 @@ from diffusion_policy_ros.nodes.spin import run
 
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
               'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status')
+TARGETS = ('target_pose', 'target_gripper')
 LOOK_PERIOD_S = 0.1
 SILENT_S = 2.0  # on the wall clock: an episode in lockstep takes what it takes to begin
 EPISODE = re.compile(r'episode_(\d+)(\.|$)')
@@ -86,6 +87,8 @@ class DemoRecorder(Node):
         infos = [f'{camera}/camera_info' for camera in config.cameras]
         resolve = self.resolve_topic_name
         self._required = {resolve(name) for name in (*images, *config.required)}
+        self._targets = [resolve(name) for name in TARGETS]
+        self._alone = {*self._required, *self._targets}
         self._images = {resolve(name) for name in images}
         self._topics = RecorderTopics(self, [resolve(name) for name in (
             *images, *infos, *ARM_TOPICS, *config.required, *config.extra_topics)],
@@ -119,12 +122,21 @@ class DemoRecorder(Node):
     def _look(self) -> None:
         for name, problem in self._topics.look(self._recording is None).items():
             self._guard.refuse(name, f'type: {problem}')
+        if self._recording is not None:
+            self._see_publishers(self._recording)
         now_s, limit_s = time.monotonic(), max(SILENT_S, self._config.step_s)
         for name in sorted(self._required) if self._recording and self._heard_s else ():
             silent_s = now_s - self._heard_s[name]
             if silent_s > limit_s:
                 self._guard.refuse(name, f'silent: {silent_s:.1f} s without a message, expected '
                                          f'at most {limit_s} s')
+
+    def _see_publishers(self, recording: Recording) -> None:
+        for name, watched in self._topics.watched.items():
+            recording.see_publishers(watched.topic.name, watched.publishers)
+            if watched.publishers > 1 and name in self._alone:
+                self._guard.refuse(name, f'publishers: {watched.publishers} are mixed in it, '
+                                         'expected one; no data set takes such a bag')
 
     def _written_as(self, name: str, kind: str) -> Written:
         """Return how a topic goes into the bag."""
@@ -167,6 +179,7 @@ class DemoRecorder(Node):
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
         self._heard_s = {}
+        self._see_publishers(self._recording)
         for topic in watched.values():
             for arrival in topic.latched:
                 self._recording.put(topic.topic, replace(arrival, log_ns=time.time_ns()),

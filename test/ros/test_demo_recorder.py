@@ -144,7 +144,8 @@ def test_what_was_sent_while_recording_is_in_the_bag(first_arm):
     assert {key: custom[key] for key in ('task', 'success', 'complete', 'cameras')} == {
         'task': 'open the drawer', 'success': 'true', 'complete': 'true', 'cameras': 'arm'}
     assert json.loads(custom['topics'])['/arm/image_raw'] == {
-        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'backward_stamps': 0}
+        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'backward_stamps': 0,
+        'publishers': 1}
 
 
 def test_episodes_are_numbered_and_discarded_ones_are_gone(first_arm):
@@ -197,6 +198,25 @@ def test_a_publisher_that_comes_later_is_in_the_next_bag(first_arm):
     arm.probe.wait(lambda: publishers() == 2, 'both publishers')
     arm.probe.node.destroy_publisher(second)
     arm.probe.wait(lambda: publishers() == 1, 'one publisher')
+
+
+def test_a_publisher_that_joins_while_recording_is_said_and_in_the_bag(first_arm):
+    arm = first_arm
+    arm.begin()
+    arm.publish()
+    second = arm.probe.publisher(JointState, 'gripper_state', RELIABLE)
+
+    def warned():
+        arm.publish()
+        return '/gripper_state refused: publishers: 2 are mixed in it' in arm.process.log
+
+    arm.probe.wait(warned, 'a warning')
+    arm.probe.node.destroy_publisher(second)
+    folder, said = arm.save()
+    assert said.endswith(', 2 publishers')
+    topics = json.loads(read(folder)[1]['topics'])
+    assert {name: topics[f'/{name}']['publishers'] for name in arm.publishers} == {
+        'arm/image_raw': 1, 'ee_pose': 1, 'gripper_state': 2}
 
 
 def test_a_folder_that_is_gone_is_one_line_and_the_recorder_goes_on(first_arm):
