@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.horizon import Horizon
-from diffusion_policy_ros.data.bag_episode import make_episode
+from diffusion_policy_ros.data.bag_episode import action_source, make_episode
 from diffusion_policy_ros.data.bag_reader import Bag, Stream
 from diffusion_policy_ros.data.pictures import shown_pictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, Observation
@@ -190,6 +190,17 @@ def test_before_its_first_target_an_on_off_hand_was_told_what_it_did_last():
     assert episode.notes == (
         'before the first target_gripper the action is to open or to close, whichever the hand '
         'did last',)
+
+
+def test_what_actions_are_made_of():
+    def source(config=CONFIG, **streams):
+        return action_source(bag(**streams), config)
+
+    assert source() == 'target_pose and target_gripper'
+    assert source(target_pose=poses([])) == 'ee_pose and target_gripper'
+    assert source(target_gripper=None) == 'target_pose and gripper'
+    unheld = replace(CONFIG, action=ActionSpec(('ee_position',)))
+    assert source(unheld, target_gripper=None) == source(unheld) == 'target_pose'
 
 
 def test_a_gripper_that_was_not_recorded_is_said():

@@ -32,7 +32,7 @@ from rich.progress import (
 from settings import read_config
 
 from diffusion_policy_ros.control.arm import ArmConfig, load_arm
-from diffusion_policy_ros.data.bag_episode import BagEpisode, make_episode
+from diffusion_policy_ros.data.bag_episode import action_source, BagEpisode, make_episode
 from diffusion_policy_ros.data.bag_reader import bag_identity, read_bag
 from diffusion_policy_ros.data.pictures import FORMATS
 from diffusion_policy_ros.data.recording import UNFINISHED
@@ -43,6 +43,9 @@ from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.typed import load_yaml, to_mapping
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_ALL = ('task', 'renderer', 'source_sizes', 'frame_id')
+"""What is one and the same in a whole data set, and said of it."""
+SHOWN_BAGS = 5
 PACKAGES = ('rosbags', 'numpy', 'opencv-python-headless', 'zarr')
 
 
@@ -56,7 +59,8 @@ class Conversion:
         problem: why it was left out; '' for an episode.
         episode: its rows.
         about: facts for the report and the data set: absolute path, identity, task, renderer,
-            sizes, rates, gaps, and the most by which encoding changed a pixel.
+            sizes, frame, what its actions are made of, rates, gaps, and the most by which
+            encoding changed a pixel.
     """
 
     name: str
@@ -88,6 +92,7 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
         'source_sizes': {name: list(stream.size) for name, stream in cameras.items()},
         'pixel_error': max((stream.pixel_error for stream in cameras.values()), default=0),
         'frame_id': ' '.join(sorted(bag.streams[EE_POSE].frames)),
+        'action_source': action_source(bag, config),
         'streams': {role: stream.stats.summary() for role, stream in bag.streams.items()}}
     return Conversion(name, '', episode, about)
 
@@ -174,15 +179,15 @@ class DataSet:
         self._bags.append(about)
         self._writer.append(
             found.episode.arrays, found.episode.pictures, len(self._bags) - 1, bags=self._bags,
-            **{key: self._bags[0][key]
-               for key in ('task', 'renderer', 'source_sizes', 'frame_id')})
+            **{key: self._bags[0][key] for key in OF_ALL})
 
     def _differs(self, about: Mapping[str, Any]) -> str:
         """Return in what an episode differs from those before, where it must not."""
-        for key in ('task', 'renderer', 'source_sizes', 'frame_id'):
-            if self._bags and about[key] != self._bags[0][key]:
-                return (f'its {key} is {about[key]!r}, expected {self._bags[0][key]!r} as in '
-                        f'{self._bags[0]["name"]}' + '; --task says one for all' * (key == 'task'))
+        for key in (*OF_ALL, 'action_source'):
+            first = next((bag for bag in self._bags if key in bag), None)  # older ones lack a key
+            if first is not None and about[key] != first[key]:
+                return (f'its {key} is {about[key]!r}, expected {first[key]!r} as in '
+                        f'{first["name"]}' + '; --task says one for all' * (key == 'task'))
         return ''
 
 
@@ -279,7 +284,16 @@ def add_all(data: DataSet, bags: Mapping[str, Path], work: Any, workers: int) ->
     if gone:
         print(f'note: {gone} of the bags in it are no longer where they were')
     for note in sorted({note for bag in data.bags for note in bag['notes']}):
-        print(f'note: {note}')
+        print(f'note: {note} ({_where(note, data.bags)})')
+
+
+def _where(note: str, bags: Sequence[Mapping[str, Any]]) -> str:
+    names = [bag['name'] for bag in bags if note in bag['notes']]
+    if len(names) == len(bags):
+        return f'in all {len(bags)} bags'
+    left = len(names) - SHOWN_BAGS
+    return (f'in {len(names)} of {len(bags)} bags: {", ".join(names[:SHOWN_BAGS])}'
+            + (f' and {left} more' if left > 0 else ''))
 
 
 if __name__ == '__main__':

@@ -103,6 +103,15 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int,
                                for camera in config.observation.cameras}, tuple(notes))
 
 
+def action_source(bag: Bag, config: PolicyConfig) -> str:
+    """Return the streams that the actions are made of; those of two kinds are no one data set."""
+    pairs = [(TARGET_POSE, EE_POSE)]
+    if 'gripper' in config.action.parts:
+        pairs.append((TARGET_GRIPPER, GRIPPER))
+    return ' and '.join(state if _recorded(bag, target) is None else target
+                        for target, state in pairs)
+
+
 def _check_gaps(stream: Stream, config: PolicyConfig, tolerance_ns: int) -> None:
     """Refuse what begins a new episode for a live policy."""
     steps = np.diff(stream.stamps_ns)

@@ -184,7 +184,14 @@ class DemoRecorder(Node):
             for arrival in topic.latched:
                 self._recording.put(topic.topic, replace(arrival, log_ns=time.time_ns()),
                                     topic.convert)
-        return f'recording {self._recording.folder}'
+        return '; '.join([f'recording {self._recording.folder}', *(
+            f'{name}: nobody publishes that' for name in self._without(self._recording))])
+
+    def _without(self, recording: Recording) -> list[str]:
+        """Return the targets that nobody has sent: a data set takes what the arm did instead."""
+        said = recording.stats
+        return [name for name in self._targets if name not in said or not (
+            said[name].publishers or said[name].count)]
 
     def _save(self, request: SetBool.Request) -> str:
         recording = self._end_recording()
@@ -197,7 +204,8 @@ class DemoRecorder(Node):
             raise ValueError(_cut_off(recording, error)) from error
         self._saved += 1
         return '; '.join([f'{path}: success {success}', *(
-            f'{name} {stats}' for name, stats in recording.stats.items())])
+            f'{name} {stats}' for name, stats in recording.stats.items()), *(
+            f'{name}: nobody published that' for name in self._without(recording))])
 
     def _discard(self) -> str:
         recording = self._end_recording()

@@ -213,10 +213,27 @@ def test_a_publisher_that_joins_while_recording_is_said_and_in_the_bag(first_arm
     arm.probe.wait(warned, 'a warning')
     arm.probe.node.destroy_publisher(second)
     folder, said = arm.save()
-    assert said.endswith(', 2 publishers')
+    assert ', 2 publishers; ' in said
     topics = json.loads(read(folder)[1]['topics'])
     assert {name: topics[f'/{name}']['publishers'] for name in arm.publishers} == {
         'arm/image_raw': 1, 'ee_pose': 1, 'gripper_state': 2}
+
+
+def test_targets_that_nobody_sends_are_named_when_it_begins_and_when_it_is_saved(first_arm):
+    arm = first_arm
+    arm.begin()
+    arm.call('discard')
+    said = arm.call('start').message
+    assert said.endswith(
+        '; /target_pose: nobody publishes that; /target_gripper: nobody publishes that')
+    target = arm.probe.publisher(PoseStamped, 'target_pose', RELIABLE)
+    target.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], NS_PER_S, 'b'))
+    arm.publish()
+    arm.wait_until_kept(1)
+    _, said = arm.save()
+    assert '/target_pose 1 at' in said
+    assert said.endswith('; /target_gripper: nobody published that')
+    assert '/target_pose: ' not in said
 
 
 def test_a_folder_that_is_gone_is_one_line_and_the_recorder_goes_on(first_arm):
