@@ -89,8 +89,8 @@ def test_what_does_not_fit_into_memory_is_counted(tmp_path, monkeypatch):
     recording = Recording(tmp_path / 'episode', [], 1000)
     recording.put(POSE, arrival(1, b'x' * 600))
     assert begun.wait(10)
-    recording.put(POSE, arrival(2, b'x' * 600))
-    assert recording.stats['/ee_pose'].lost == 1
+    assert recording.put(POSE, arrival(2, b'x' * 600)) is None
+    assert recording.stats['/ee_pose'].lost == recording.stats['/ee_pose'].dropped == 1
     recording.put(POSE, arrival(3, b'x' * 400))
     go_on.set()
     found, _ = messages(recording.finish({}))

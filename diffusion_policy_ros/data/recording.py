@@ -44,7 +44,7 @@ class Recording:
     Args:
         folder: of the finished bag.
         topics: that are listed, whether messages come or not.
-        max_bytes: that may wait for the disk; what comes beyond is dropped and counted as lost.
+        max_bytes: that may wait for the disk; what comes beyond is dropped, and counted as such.
 
     Attributes:
         stats: by topic, those without a message too.
@@ -67,9 +67,9 @@ class Recording:
         self._thread.start()
 
     def put(self, topic: BagTopic, arrival: Arrival,
-            convert: Callable[[bytes], bytes] | None = None) -> int:
+            convert: Callable[[bytes], bytes] | None = None) -> int | None:
         """
-        Take a message; return the gap before it in nanoseconds.
+        Take a message; return the gap before it in nanoseconds, or None where it is dropped.
 
         Args:
             topic: to write it to.
@@ -83,7 +83,7 @@ class Recording:
                 self._waiting += len(arrival.data)
         if not fits:
             stats.drop(arrival.number)
-            return 0
+            return None
         self._queue.put((topic, arrival, convert))
         return stats.add(arrival.stamp_ns, arrival.number)
 

@@ -155,8 +155,11 @@ class DemoRecorder(Node):
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
         if self._recording.problem:
             self._guard.refuse('bag', f'cut off: {self._recording.problem}, nothing more is kept')
+        elif gap_ns is None:
+            self._guard.refuse(name, f'dropped: {self._config.buffer_mb} MB wait for the disk, '
+                                     'expected less (a faster disk, or more buffer_mb)')
         step_ns = to_ns(self._config.step_s)
-        if step_ns and gap_ns > step_ns and name in self._required:
+        if step_ns and (gap_ns or 0) > step_ns and name in self._required:
             self._guard.refuse(name, f'gap: {gap_ns / NS_PER_S:.3f} s without a message, expected '
                                      f'at most step_s {self._config.step_s} s')
 
@@ -254,7 +257,7 @@ class DemoRecorder(Node):
         values |= {name: str(stats) for name, stats in recording.stats.items()}
         if recording.problem:
             return ERROR, f'Not recording: {recording.problem}', values
-        lost = any(stats.lost for stats in recording.stats.values())
+        lost = any(stats.lost or stats.dropped for stats in recording.stats.values())
         return (WARN if lost else OK), 'Recording.', values
 
 

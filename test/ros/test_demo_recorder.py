@@ -144,8 +144,8 @@ def test_what_was_sent_while_recording_is_in_the_bag(first_arm):
     assert {key: custom[key] for key in ('task', 'success', 'complete', 'cameras')} == {
         'task': 'open the drawer', 'success': 'true', 'complete': 'true', 'cameras': 'arm'}
     assert json.loads(custom['topics'])['/arm/image_raw'] == {
-        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'backward_stamps': 0,
-        'publishers': 1}
+        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'dropped': 0,
+        'backward_stamps': 0, 'publishers': 1}
 
 
 def test_episodes_are_numbered_and_discarded_ones_are_gone(first_arm):
@@ -245,6 +245,22 @@ def test_a_folder_that_is_gone_is_one_line_and_the_recorder_goes_on(first_arm):
     arm.begin()
     arm.publish(2)
     arm.save()
+
+
+def test_what_finds_no_room_is_warned_of_and_counted(probe, start, tmp_path):
+    arm = Arm(probe, start, tmp_path, buffer_mb=1)
+    arm.begin()
+    large = messages.image_message(np.zeros((640, 640, 3), np.uint8), NS_PER_S, 'optical')
+
+    def warned():
+        arm.publish(skip=('arm/image_raw',))
+        arm.publishers['arm/image_raw'].publish(large)
+        return '/arm/image_raw refused: dropped: 1 MB wait for the disk' in arm.process.log
+
+    probe.wait(warned, 'the warning')
+    folder, said = arm.save()
+    assert '/arm/image_raw no message, ' in said and ' dropped by the recorder; ' in said
+    assert json.loads(read(folder)[1]['topics'])['/arm/image_raw']['dropped'] >= 1
 
 
 @pytest.mark.slow
