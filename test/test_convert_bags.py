@@ -269,8 +269,35 @@ def test_a_bag_in_the_place_of_another_is_refused_and_one_that_is_gone_is_said(
     assert seeds(tmp_path / 'push.zarr') == [0, 1, 2]
 
 
+def test_a_bag_that_was_moved_is_the_same_and_a_copy_is_left_out(bags, config, tmp_path, capsys):
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(bags, *options) == 0
+    moved = tmp_path / 'disk/bags'
+    moved.parent.mkdir()
+    bags.rename(moved)
+    demo(moved / 'episode_000003', seed=3)  # as long as the first, from the same time on
+    assert convert(moved, *options) == 0
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2, 3]
+    said = capsys.readouterr().out
+    assert 'note: 3 of the bags in it were moved\n' in said and 'no longer' not in said
+    about = json.loads((tmp_path / 'push.zarr/.zattrs').read_text())['bags']
+    assert [bag['path'] for bag in about] == [f'{moved}/episode_{i:06d}' for i in range(4)]
+    shutil.copytree(moved / 'episode_000001', moved / 'copy')
+    assert convert(moved, *options) == 1
+    assert f'{moved}/copy: the same bag as {moved}/episode_000001\n' in capsys.readouterr().out
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2, 3]
+
+
+def test_settings_can_be_mended_as_long_as_no_bag_was_taken(bags, config, tmp_path, capsys):
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(bags, *options, '--set', 'policy.dt_s=0.01') == 2
+    assert capsys.readouterr().err.endswith('none of the bags can be used\n')
+    assert convert(bags, *options) == 0
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2]
+
+
 def test_a_data_set_is_of_one_task(bags, config, tmp_path, capsys):
-    demo(bags / 'episode_000003', custom={'task': 'pull'})
+    demo(bags / 'episode_000003', seed=3, custom={'task': 'pull'})
     options = ('-c', config, '-o')
     assert convert(bags, *options, tmp_path / 'mixed.zarr') == 1
     assert "its task is 'pull', expected 'push' as in episode_000000; --task" in (
@@ -310,6 +337,17 @@ def test_a_note_names_the_bags_that_it_is_of(bags, config, tmp_path, capsys):
             'episode_000006, episode_000007 and 2 more)\n') in capsys.readouterr().out
     assert convert(bags / 'episode_000003', '-o', tmp_path / 'one.zarr', '-c', config) == 0
     assert f'{note} (in all 1 bags)\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('text, said', [
+    ('ee_pose:', 'ee_pose is None'), ('arm: 3', 'arm is 3'), ("arm: ''", "arm is ''"),
+    ('{ee_pose: /x, arm: [/y]}', "arm is ['/y']"), ('no: /x', "False is '/x'")])
+def test_topics_without_a_name_are_one_line(bags, config, tmp_path, capsys, text, said):
+    (tmp_path / 'topics.yaml').write_text(text)
+    assert convert(bags, '-o', tmp_path / 'push.zarr', '-c', config,
+                   '--topics', tmp_path / 'topics.yaml') == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith(f'{tmp_path}/topics.yaml: {said}, expected a topic')
 
 
 @pytest.mark.parametrize('text', ['', '- ee_pose', 'ee_pose'])

@@ -159,6 +159,7 @@ class DataSet:
             image_format, stamped=True, rotation=True)
         self._bags = self._writer.attributes['bags'][:self._writer.episodes]
         self.problems: dict[str, str] = {}
+        self.moved = 0
 
     def close(self) -> None:
         """Let other processes write the data set."""
@@ -170,16 +171,32 @@ class DataSet:
         return self._bags
 
     def add(self, found: Conversion) -> None:
-        """Append an episode, or note why not."""
+        """Append an episode, or note why not, or that its bag was moved."""
         problem = found.problem or self._differs(found.about)
-        if problem:
-            self.problems[found.name] = problem
+        same = None if problem else self._same(found)
+        if same is not None and not Path(same['path']).exists():
+            same['path'] = found.about['path']
+            self._writer.describe(bags=self._bags)
+            self.moved += 1
+            return
+        if problem or same is not None:
+            self.problems[found.name] = problem or f'the same bag as {same["path"]}'
             return
         about = {**found.about, 'name': found.name, 'notes': list(found.episode.notes)}
         self._bags.append(about)
         self._writer.append(
             found.episode.arrays, found.episode.pictures, len(self._bags) - 1, bags=self._bags,
             **{key: self._bags[0][key] for key in OF_ALL})
+
+    def _same(self, found: Conversion) -> dict[str, Any] | None:
+        """Return the bag in it that this one is, at another path."""
+        rows = {name: found.episode.arrays[name] for name in ('stamp_ns', EE_POSE)}
+        for episode, bag in enumerate(self._bags):
+            # Recorded by simulated time, others begin alike, too.
+            if bag.get('identity') == found.about['identity'] and self._writer.holds(
+                    episode, rows):
+                return bag
+        return None
 
     def _differs(self, about: Mapping[str, Any]) -> str:
         """Return in what an episode differs from those before, where it must not."""
@@ -235,6 +252,9 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
     topics = load_yaml(options.topics) if options.topics else {}
     if not isinstance(topics, Mapping):
         raise ValueError(f'{options.topics}: it is {topics!r}, expected lines of role: topic')
+    for role, topic in topics.items():
+        if not isinstance(role, str) or not isinstance(topic, str) or not topic:
+            raise ValueError(f'{options.topics}: {role} is {topic!r}, expected a topic')
     tolerance_ns = to_ns(options.tolerance) if options.tolerance else config.dt_ns * 3 // 2
     paths = find_bags(options.bags)
     common = Path(os.path.commonpath([path.parent for path in paths]))
@@ -280,7 +300,9 @@ def add_all(data: DataSet, bags: Mapping[str, Path], work: Any, workers: int) ->
                 progress.console.print(f'{bags[found.name]}: {data.problems[found.name]}',
                                        markup=False, highlight=False, soft_wrap=True)
             progress.update(bar, advance=1, left_out=len(data.problems))
-    gone = sum(not Path(path).exists() for path in done)
+    if data.moved:
+        print(f'note: {data.moved} of the bags in it were moved')
+    gone = sum(not Path(bag['path']).exists() for bag in data.bags)
     if gone:
         print(f'note: {gone} of the bags in it are no longer where they were')
     for note in sorted({note for bag in data.bags for note in bag['notes']}):
