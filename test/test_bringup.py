@@ -179,6 +179,12 @@ def test_a_recording_without_a_runner_is_in_real_time():
     assert 'sim_runner' not in names
 
 
+@pytest.mark.parametrize('cameras', ['', ' '])
+def test_a_recording_without_a_camera_is_refused(cameras):
+    with pytest.raises(ValueError, match=f"^cameras is '{cameras}', expected at least one$"):
+        RecordSettings(cameras=cameras)
+
+
 @pytest.mark.parametrize('mode, episodes, ends', [
     ('lockstep', 2, True), ('realtime', 2, True), ('realtime', 0, False)])
 def test_an_arm_whose_episodes_are_recorded_ends_them(mode, episodes, ends):

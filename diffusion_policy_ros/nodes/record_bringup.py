@@ -63,6 +63,8 @@ class RecordSettings:
     def __post_init__(self) -> None:
         check_task(self.task)
         check_choices(self)
+        if not self.cameras.split():
+            raise ValueError(f'cameras is {self.cameras!r}, expected at least one')
         if self.episodes < 0 or min(self.image_size, self.image_every) < 1:
             raise ValueError(f'episodes is {self.episodes}, image_size {self.image_size} and '
                              f'image_every {self.image_every}, expected at least 0, 1 and 1')
@@ -100,16 +102,14 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             # What an arm does after its episode would be in the next one's bag.
             'end_episodes': settings.episodes > 0,
             'image_height': settings.image_size, 'image_width': settings.image_size,
-            'image_every': settings.image_every, 'renderer': renderer,
-            **({'cameras': cameras} if cameras else {})}),
+            'image_every': settings.image_every, 'renderer': renderer, 'cameras': cameras}),
         'chunk_executor': ('chunk_executor_node', {
             **common, 'arm': ARM, 'lockstep': lockstep, 'enable_on_start': True}),
         'demo_recorder': ('demo_recorder_node', {
             'folder': folder, 'task': settings.description or settings.task,
             'note': settings.note, 'tags': [f'renderer={renderer}'],
             'image_storage': settings.image_storage, 'jpeg_quality': settings.jpeg_quality,
-            'step_s': 1.5 * settings.image_every * STEP_NS / NS_PER_S,
-            **({'cameras': cameras} if cameras else {})}),
+            'step_s': 1.5 * settings.image_every * STEP_NS / NS_PER_S, 'cameras': cameras}),
         **({'joy_teleop': ('joy_teleop_node', common)} if joy else
            {'expert': ('expert_node', {**common, 'task': settings.task})}),
     }
