@@ -1,6 +1,7 @@
 """Which nodes make a run, and with which parameters; and the command that starts them."""
 
 from dataclasses import fields, replace
+import re
 import subprocess
 import sys
 
@@ -195,6 +196,13 @@ def test_an_arm_whose_episodes_are_recorded_ends_them(mode, episodes, ends):
 def test_the_arm_that_is_recorded_is_metaworlds():
     nodes = {spec.executable: spec.parameters for spec in record_nodes(RecordSettings())}
     assert nodes['chunk_executor']['arm'] == nodes['metaworld_bridge']['arm']
+
+
+def test_a_recording_has_a_folder_of_its_own_kind():
+    for out, expected in (('', r'out/record/\d{4}-\d\d-\d\d_[\d-]+'), ('here', 'here')):
+        runner = record_nodes(RecordSettings(out=out))[-1]
+        assert runner.executable == 'sim_runner'
+        assert re.fullmatch(expected, runner.parameters['out'])
 
 
 def test_a_gamepad_is_heard_from_within_a_namespace():

@@ -8,7 +8,7 @@ import re
 
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.bringup import (
-    ARM, check_choices, check_endless, MODES, node_specs, NodeSpec,
+    ARM, check_choices, check_endless, MODES, new_folder, node_specs, NodeSpec,
 )
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS, TICKS_AFTER_SUCCESS,
@@ -118,8 +118,8 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'task': settings.task, 'actor': 'expert', 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'episodes': settings.episodes,
             'seed': seed, 'record': True, 'renderer': renderer, 'video': False,
-            'ticks_after_success': TICKS_AFTER_SUCCESS, 'out': settings.out,
-            'wait_limit_s': settings.wait_limit_s})
+            'ticks_after_success': TICKS_AFTER_SUCCESS, 'wait_limit_s': settings.wait_limit_s,
+            'out': settings.out or new_folder('record')})
     return [_with_the_device(spec) for spec in node_specs(nodes, settings.namespace)]
 
 
