@@ -190,6 +190,29 @@ def test_real_time_takes_the_newest_target_and_none_from_before_the_episode(list
     assert arm.loop.report().stale_targets == 1
 
 
+def test_an_episode_in_real_time_ends_where_it_is_asked_to(listen):
+    settings = {'lockstep': False, 'real_time_factor': 1000.0, 'ends': True}
+    arm, expert = listen(max_steps=500, ticks_after_success=3, **settings), None
+
+    def answer(tick):
+        if not tick.last:
+            arm.push(tick.stamp_ns, *expert.target(tick.sim_state))
+
+    for seed in (0, 1):
+        expert, arm.answer = Expert('drawer-close-v3'), answer
+        arm.loop.reset('drawer-close-v3', seed)
+        arm.wait(lambda: arm.ticks[-1].last)
+        assert not arm.loop.report().running
+    ends = [i for i, tick in enumerate(arm.ticks) if tick.last]
+    assert len(ends) == 2 and arm.ticks[ends[0] + 1].first  # nothing came in between
+    succeeded = [i for i, tick in enumerate(arm.ticks) if tick.success and i > ends[0]]
+    assert ends[1] - succeeded[0] == 3
+    short = listen(max_steps=5, **settings)
+    short.loop.reset(TASK, 0)
+    short.wait(lambda: short.ticks[-1].last)
+    assert short.ticks[-1].truncated and len(short.ticks) == 6
+
+
 @pytest.mark.parametrize('factor', [0.1, 0.25])
 def test_real_time_keeps_its_rate_on_the_steady_clock(listen, factor):
     arm = listen(lockstep=False, real_time_factor=factor)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.control.horizon import Horizon
-from diffusion_policy_ros.data.bag_episode import make_episode
+from diffusion_policy_ros.data.bag_episode import action_source, make_episode
 from diffusion_policy_ros.data.bag_reader import Bag, Stream
 from diffusion_policy_ros.data.pictures import shown_pictures
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, Observation
@@ -146,7 +146,61 @@ def test_without_targets_the_action_is_the_state_one_step_later():
                                2 * np.array(expected) / 1000 - 1)
     assert episode.notes == (
         'target_pose was not recorded: the action is ee_pose one step later',
-        'target_gripper was not recorded: the action is the state of the gripper one step later')
+        'target_gripper was not recorded: the action is the state of the gripper one step later. '
+        'A hand that closed on something is told to stay there, not to squeeze: record '
+        'target_gripper where it must hold')
+
+
+def hand(*states):
+    """Return a hand at 100 Hz that is closed so far from so many milliseconds on."""
+    times = np.array([time for time, _ in states])
+    return stream(range(1005, 1400, 10), lambda ms: np.array(
+        [states[np.searchsorted(times, ms, 'right') - 1][1]]))
+
+
+@pytest.mark.parametrize('states, expected', [
+    # It closes on something wide and stalls, slips a little, and opens again.
+    ([(0, 0.0), (1095, 0.04), (1105, 0.3), (1125, 0.4), (1205, 0.38), (1305, 0.34), (1315, 0.0)],
+     [(1005, -1.0), (1105, 1.0), (1305, -1.0)]),
+    # It begins with something in it, lets go, and closes from what it opened to.
+    ([(0, 0.6), (1105, 0.5), (1155, 0.2), (1255, 0.26)],
+     [(1005, 1.0), (1105, -1.0), (1255, 1.0)]),
+    # Neither noise nor a hand that never opens all the way is an order.
+    ([(0, 0.08), (1105, 0.1), (1155, 0.06)], [(1005, -1.0)]),
+    # Slow as it is, it closes.
+    ([(0, 0.0), *((1005 + 10 * i, 0.004 * i) for i in range(40))], [(1005, -1.0), (1135, 1.0)]),
+])
+def test_an_on_off_hand_was_told_what_it_did_last(states, expected):
+    found = efforts(make_episode(bag(target_gripper=None, gripper=hand(*states)), CONFIG,
+                                 TOLERANCE_NS, on_off=True))
+    times = np.array([time for time, _ in expected])
+    for time, effort in found.items():  # one step later: the first state from then on
+        seen = min(ms for ms in range(1005, 1400, 10) if ms >= time + 50)
+        assert effort == expected[np.searchsorted(times, seen, 'right') - 1][1], time
+
+
+def test_before_its_first_target_an_on_off_hand_was_told_what_it_did_last():
+    episode = make_episode(bag(
+        gripper=hand((0, 0.0), (1055, 0.4)),
+        target_gripper=stream([1303], lambda ms: np.array([-1.0]))),
+        CONFIG, TOLERANCE_NS, on_off=True)
+    found = efforts(episode)
+    assert {time: effort for time, effort in found.items() if time < 1300} == {
+        time: -1.0 if time < 1055 or time > 1253 else 1.0 for time in found if time < 1300}
+    assert episode.notes == (
+        'before the first target_gripper the action is to open or to close, whichever the hand '
+        'did last',)
+
+
+def test_what_actions_are_made_of():
+    def source(config=CONFIG, **streams):
+        return action_source(bag(**streams), config)
+
+    assert source() == 'target_pose and target_gripper'
+    assert source(target_pose=poses([])) == 'ee_pose and target_gripper'
+    assert source(target_gripper=None) == 'target_pose and gripper'
+    unheld = replace(CONFIG, action=ActionSpec(('ee_position',)))
+    assert source(unheld, target_gripper=None) == source(unheld) == 'target_pose'
 
 
 def test_a_gripper_that_was_not_recorded_is_said():

@@ -210,6 +210,19 @@ def test_two_publishers_are_not_mixed(tmp_path):
         read_bag(write_bag(tmp_path / 'bag', streams(), topics={'/ee_pose': two}), CONFIG, ARM)
 
 
+@pytest.mark.parametrize('topics, mixed', [
+    ('{"/ee_pose": {"publishers": 2}}', True), ('{"/ee_pose": {"publishers": 1}}', False),
+    ('{"/ee_pose": {"count": 3}}', False), ('arm', False), ('[2]', False),
+    ('{"/ee_pose": 2}', False)])
+def test_a_publisher_that_joined_later_is_mixed_in_it_too(tmp_path, topics, mixed):
+    bag = write_bag(tmp_path / 'bag', streams(), {'topics': topics})
+    if not mixed:
+        assert read_bag(bag, CONFIG, ARM).streams[EE_POSE].stamps_ns
+        return
+    with pytest.raises(ValueError, match='/ee_pose: 2 publishers are mixed in it, expected one'):
+        read_bag(bag, CONFIG, ARM)
+
+
 def test_an_unknown_role_in_the_map_is_named(tmp_path):
     with pytest.raises(ValueError, match="topics: 'front' is no role, expected one of wrist, ee_"):
         read(tmp_path / 'bag', streams(), names={'front': '/x'})

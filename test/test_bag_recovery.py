@@ -97,6 +97,22 @@ def test_a_changed_byte_ends_what_is_believed_and_the_rest_is_kept(tmp_path, cap
     assert path.exists() and len(stamps(folder.with_name('episode.recovered'))) == count
 
 
+@pytest.mark.parametrize('changed', [False, True])
+def test_a_bag_that_lacks_its_metadata_alone_is_recovered_whole(tmp_path, changed):
+    folder = tmp_path / 'episode.unfinished'
+    writer = BagWriter(folder, 'episode')
+    for i in range(10):
+        writer.write(POSE, pose(i + 1), i + 1, i + 1, i + 1)
+    writer.close({})
+    (folder / 'metadata.yaml').unlink()
+    path, = folder.glob('*.mcap')
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b'x' if changed else content)
+    target, count, unread = recover_bag(folder)
+    assert (count, unread) == (10, 8 if changed else 0)
+    assert stamps(target) == list(range(1, 11)) and folder.exists() == changed
+
+
 def test_a_killed_writer_loses_no_chunk(tmp_path):
     folder = tmp_path / 'episode.unfinished'
     result = subprocess.run([sys.executable, '-c', WRITE_AND_DIE, folder,

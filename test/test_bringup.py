@@ -1,6 +1,7 @@
 """Which nodes make a run, and with which parameters; and the command that starts them."""
 
 from dataclasses import fields, replace
+import re
 import subprocess
 import sys
 
@@ -179,9 +180,29 @@ def test_a_recording_without_a_runner_is_in_real_time():
     assert 'sim_runner' not in names
 
 
+@pytest.mark.parametrize('cameras', ['', ' '])
+def test_a_recording_without_a_camera_is_refused(cameras):
+    with pytest.raises(ValueError, match=f"^cameras is '{cameras}', expected at least one$"):
+        RecordSettings(cameras=cameras)
+
+
+@pytest.mark.parametrize('mode, episodes, ends', [
+    ('lockstep', 2, True), ('realtime', 2, True), ('realtime', 0, False)])
+def test_an_arm_whose_episodes_are_recorded_ends_them(mode, episodes, ends):
+    bridge, *_ = record_nodes(RecordSettings(mode=mode, episodes=episodes))
+    assert bridge.parameters['end_episodes'] is ends
+
+
 def test_the_arm_that_is_recorded_is_metaworlds():
     nodes = {spec.executable: spec.parameters for spec in record_nodes(RecordSettings())}
     assert nodes['chunk_executor']['arm'] == nodes['metaworld_bridge']['arm']
+
+
+def test_a_recording_has_a_folder_of_its_own_kind():
+    for out, expected in (('', r'out/record/\d{4}-\d\d-\d\d_[\d-]+'), ('here', 'here')):
+        runner = record_nodes(RecordSettings(out=out))[-1]
+        assert runner.executable == 'sim_runner'
+        assert re.fullmatch(expected, runner.parameters['out'])
 
 
 def test_a_gamepad_is_heard_from_within_a_namespace():

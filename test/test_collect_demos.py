@@ -255,9 +255,9 @@ def test_a_disk_that_is_full_at_once_keeps_nothing(tmp_path, capsys, monkeypatch
 
 def test_other_data_in_the_folder_are_left_alone(tmp_path):
     path = tmp_path / 'demos.zarr'
-    collect_demos.open_writer(collect_demos.CollectConfig('reach-v3'), path).close()
+    _collect(path, 1)
     with pytest.raises(ValueError, match="was made with task 'reach-v3', now 'push-v3'"):
-        collect_demos.collect(collect_demos.CollectConfig('push-v3'), 1, path, _play())
+        _collect(path, 1, task='push-v3')
     assert zarr.open_group(path, mode='r').attrs['task'] == 'reach-v3'
     (tmp_path / 'notes').mkdir()
     (tmp_path / 'notes' / 'list.txt').write_text('x')

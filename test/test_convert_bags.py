@@ -48,12 +48,12 @@ def config(tmp_path):
 
 
 def demo(folder, n=20, seed=0, size=48, custom=None, gap=0, pictures=None,
-         turn=lambda i: (1.0, 0.0, 0.0, 0.0)):
+         turn=lambda i: (1.0, 0.0, 0.0, 0.0), without=()):
     """Write a bag of a straight move at 20 Hz, whose camera dies after so many pictures."""
     rng = np.random.default_rng(seed)
     stamps = [10**9 + STEP_NS * (i + gap * (i > n // 2)) for i in range(n)]
     at = [((0.01 * i, 0.1 * seed, 0.2), 'world', turn(i)) for i in range(n + 1)]
-    return write_bag(folder, {
+    streams = {
         '/arm/image_raw': ('sensor_msgs/msg/Image', [
             image(stamp, rng.integers(0, 256, (size, size, 3), np.uint8))
             for stamp in stamps[:pictures]]),
@@ -62,8 +62,10 @@ def demo(folder, n=20, seed=0, size=48, custom=None, gap=0, pictures=None,
         '/gripper_state': ('sensor_msgs/msg/JointState', [joint(s, 0.5) for s in stamps]),
         '/target_pose': ('geometry_msgs/msg/PoseStamped',
                          [pose(stamp, *then) for stamp, then in zip(stamps, at[1:])]),
-        '/target_gripper': ('sensor_msgs/msg/JointState', [joint(s, effort=1.0) for s in stamps]),
-    }, {'task': 'push', 'complete': 'true', 'success': 'true', **(custom or {})})
+        '/target_gripper': ('sensor_msgs/msg/JointState', [joint(s, effort=1.0) for s in stamps])}
+    return write_bag(folder, {name: stream for name, stream in streams.items()
+                              if name not in without},
+                     {'task': 'push', 'complete': 'true', 'success': 'true', **(custom or {})})
 
 
 @pytest.fixture()
@@ -267,8 +269,35 @@ def test_a_bag_in_the_place_of_another_is_refused_and_one_that_is_gone_is_said(
     assert seeds(tmp_path / 'push.zarr') == [0, 1, 2]
 
 
+def test_a_bag_that_was_moved_is_the_same_and_a_copy_is_left_out(bags, config, tmp_path, capsys):
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(bags, *options) == 0
+    moved = tmp_path / 'disk/bags'
+    moved.parent.mkdir()
+    bags.rename(moved)
+    demo(moved / 'episode_000003', seed=3)  # as long as the first, from the same time on
+    assert convert(moved, *options) == 0
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2, 3]
+    said = capsys.readouterr().out
+    assert 'note: 3 of the bags in it were moved\n' in said and 'no longer' not in said
+    about = json.loads((tmp_path / 'push.zarr/.zattrs').read_text())['bags']
+    assert [bag['path'] for bag in about] == [f'{moved}/episode_{i:06d}' for i in range(4)]
+    shutil.copytree(moved / 'episode_000001', moved / 'copy')
+    assert convert(moved, *options) == 1
+    assert f'{moved}/copy: the same bag as {moved}/episode_000001\n' in capsys.readouterr().out
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2, 3]
+
+
+def test_settings_can_be_mended_as_long_as_no_bag_was_taken(bags, config, tmp_path, capsys):
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(bags, *options, '--set', 'policy.dt_s=0.01') == 2
+    assert capsys.readouterr().err.endswith('none of the bags can be used\n')
+    assert convert(bags, *options) == 0
+    assert seeds(tmp_path / 'push.zarr') == [0, 1, 2]
+
+
 def test_a_data_set_is_of_one_task(bags, config, tmp_path, capsys):
-    demo(bags / 'episode_000003', custom={'task': 'pull'})
+    demo(bags / 'episode_000003', seed=3, custom={'task': 'pull'})
     options = ('-c', config, '-o')
     assert convert(bags, *options, tmp_path / 'mixed.zarr') == 1
     assert "its task is 'pull', expected 'push' as in episode_000000; --task" in (
@@ -276,6 +305,49 @@ def test_a_data_set_is_of_one_task(bags, config, tmp_path, capsys):
     assert convert(bags, *options, tmp_path / 'one.zarr', '--task', 'move') == 0
     attributes = json.loads((tmp_path / 'one.zarr/.zattrs').read_text())
     assert attributes['task'] == 'move' and len(attributes['bags']) == 4
+
+
+def test_a_data_set_is_of_one_kind_of_actions(bags, config, tmp_path, capsys):
+    demo(bags / 'episode_000003', without=['/target_pose'])
+    dataset = tmp_path / 'push.zarr'
+    assert convert(bags, '-o', dataset, '-c', config) == 1
+    assert (f"{bags}/episode_000003: its action_source is 'ee_pose and target_gripper', expected "
+            "'target_pose and target_gripper' as in episode_000000\n") in capsys.readouterr().out
+    attributes = json.loads((dataset / '.zattrs').read_text())
+    for bag in attributes['bags']:  # as an older version has left it
+        del bag['action_source']
+    (dataset / '.zattrs').write_text(json.dumps(attributes))
+    shutil.rmtree(bags / 'episode_000003')
+    demo(bags / 'episode_000004', seed=4)
+    assert convert(bags, '-o', dataset, '-c', config) == 0
+    assert seeds(dataset) == [0, 1, 2, 4]
+
+
+def test_a_note_names_the_bags_that_it_is_of(bags, config, tmp_path, capsys):
+    note = ('note: the targets turn the hand, but action.parts has no ee_rotation: a policy will '
+            'not')
+    for number in range(3, 10):
+        demo(bags / f'episode_{number:06d}', seed=number, turn=lambda i: (
+            0.0, 0.0, math.sin(0.02 * i), math.cos(0.02 * i)))
+    options = ('-o', tmp_path / 'push.zarr', '-c', config)
+    assert convert(*sorted(bags.iterdir())[:4], *options) == 0
+    assert f'{note} (in 1 of 4 bags: episode_000003)\n' in capsys.readouterr().out
+    assert convert(bags, *options) == 0
+    assert (f'{note} (in 7 of 10 bags: episode_000003, episode_000004, episode_000005, '
+            'episode_000006, episode_000007 and 2 more)\n') in capsys.readouterr().out
+    assert convert(bags / 'episode_000003', '-o', tmp_path / 'one.zarr', '-c', config) == 0
+    assert f'{note} (in all 1 bags)\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('text, said', [
+    ('ee_pose:', 'ee_pose is None'), ('arm: 3', 'arm is 3'), ("arm: ''", "arm is ''"),
+    ('{ee_pose: /x, arm: [/y]}', "arm is ['/y']"), ('no: /x', "False is '/x'")])
+def test_topics_without_a_name_are_one_line(bags, config, tmp_path, capsys, text, said):
+    (tmp_path / 'topics.yaml').write_text(text)
+    assert convert(bags, '-o', tmp_path / 'push.zarr', '-c', config,
+                   '--topics', tmp_path / 'topics.yaml') == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith(f'{tmp_path}/topics.yaml: {said}, expected a topic')
 
 
 @pytest.mark.parametrize('text', ['', '- ee_pose', 'ee_pose'])

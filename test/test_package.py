@@ -42,6 +42,8 @@ NAMES = {
 }
 # What rclpy's wheel brings along, so that no requirement names it.
 WITH_RCLPY = ('ament_index_python', 'builtin_interfaces', 'rcl_interfaces', 'rosgraph_msgs')
+# Packages whose programs are started, and where.
+PROGRAMS = {'joy': 'docs/record_demos.md', 'rviz2': 'launch/metaworld_sim.launch.py'}
 OPTIONAL = ('launch', 'launch_ros', 'tf2_msgs')
 ROS_PACKAGE = re.compile(r'rclpy|cv_bridge|std_srvs|builtin_interfaces|rcl_interfaces|\w+_msgs')
 
@@ -137,7 +139,9 @@ def test_every_dependency_is_used(package):
         requirement, key = NAMES.get(
             name, (name, name if ROS_PACKAGE.fullmatch(name) else f'python3-{name}'))
         (keys if key else wheels).add(key or requirement)
-    assert {item.name for item in package.exec_depends} - keys == set()
+    assert {item.name for item in package.exec_depends} - keys == set(PROGRAMS)
+    for name, path in PROGRAMS.items():
+        assert re.search(rf'\b{name}\b', (REPOSITORY / path).read_text())
     assert wheels - from_pypi == set()
 
 

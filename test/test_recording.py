@@ -40,6 +40,15 @@ def test_all_that_was_put_is_in_the_bag(tmp_path):
     assert custom['success'] == 'true' and '"lost": 1' in custom['topics']
 
 
+def test_the_most_publishers_that_a_topic_had_are_kept(tmp_path):
+    recording = Recording(tmp_path / 'episode', [POSE], LIMIT)
+    for count in (1, 2, 1):
+        recording.see_publishers('/ee_pose', count)
+    recording.see_publishers('/tf', 3)
+    assert '"/ee_pose": {' in (said := messages(recording.finish({}))[1]['topics'])
+    assert '"publishers": 2' in said and '/tf' not in said
+
+
 def test_an_episode_that_nobody_saved_keeps_the_name_that_says_so(tmp_path):
     recording = Recording(tmp_path / 'episode', [], LIMIT)
     recording.put(POSE, arrival(1))
@@ -80,8 +89,8 @@ def test_what_does_not_fit_into_memory_is_counted(tmp_path, monkeypatch):
     recording = Recording(tmp_path / 'episode', [], 1000)
     recording.put(POSE, arrival(1, b'x' * 600))
     assert begun.wait(10)
-    recording.put(POSE, arrival(2, b'x' * 600))
-    assert recording.stats['/ee_pose'].lost == 1
+    assert recording.put(POSE, arrival(2, b'x' * 600)) is None
+    assert recording.stats['/ee_pose'].lost == recording.stats['/ee_pose'].dropped == 1
     recording.put(POSE, arrival(3, b'x' * 400))
     go_on.set()
     found, _ = messages(recording.finish({}))

@@ -278,6 +278,17 @@ def test_an_unfinished_data_set_of_other_settings_is_refused(recorded):
         ReplayWriter(path, ('arm',), {}, {}, stamped=True)
 
 
+def test_a_data_set_without_an_episode_is_made_anew_for_other_settings(tmp_path):
+    path = tmp_path / 'empty.zarr'
+    for cameras in (('arm', 'wrist'), ('front',)):
+        settings = {'cameras': list(cameras)}
+        with ReplayWriter(path, cameras, settings, {'x': len(cameras)}) as writer:
+            assert (writer.episodes, writer.attributes['x']) == (0, len(cameras))
+    group = zarr.open_group(path, mode='r')
+    assert sorted(name for name in group['data'] if 'ee' not in name and '_' not in name) == [
+        'front', 'gripper']
+
+
 def test_split_keeps_all_rows_in_order(path):
     buffer = load_replay_buffer(path, ('arm',))
     first, rest = buffer.split(1)

@@ -20,8 +20,16 @@ def filled(stamps_ms, numbers):
 def test_rate_and_largest_gap_come_from_the_stamps():
     stats = filled([1000, 1010, 1020, 1070], [4, 5, 6, 7])
     assert stats.summary() == {'count': 4, 'rate_hz': round(3 / 0.07, 3), 'largest_gap_s': 0.05,
-                               'lost': 0, 'backward_stamps': 0}
+                               'lost': 0, 'dropped': 0, 'backward_stamps': 0}
     assert str(stats) == '4 at 42.9 Hz, largest gap 0.050 s, 0 lost'
+
+
+def test_more_than_one_publisher_is_said():
+    stats = filled([1, 2], [1, 2])
+    stats.publishers = 1
+    assert str(stats).endswith(', 0 lost') and stats.summary()['publishers'] == 1
+    stats.publishers = 2
+    assert str(stats).endswith(', 0 lost, 2 publishers') and stats.summary()['publishers'] == 2
 
 
 def test_one_message_has_no_rate():
@@ -61,6 +69,18 @@ def test_without_numbers_or_with_numbers_that_go_back_the_loss_is_unknown():
         assert str(stats).endswith('loss unknown')
     stats.drop(9)
     assert stats.lost is None
+
+
+def test_what_was_dropped_counts_whatever_numbers_there_are():
+    for numbers, lost in ([1, 2], '2 lost'), ([None, None], 'loss unknown'):
+        stats = filled([1, 2], numbers)
+        for number in (3, 4):
+            stats.drop(number if numbers[0] else None)
+        assert stats.dropped == stats.summary()['dropped'] == 2
+        assert str(stats).endswith(f', {lost}, 2 dropped by the recorder')
+    stats = TopicStats()
+    stats.drop(None)
+    assert str(stats) == 'no message, 1 dropped by the recorder'
 
 
 @given(strategies.integers(1, 1000), strategies.lists(

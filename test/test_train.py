@@ -106,6 +106,16 @@ def test_resumed_training_is_the_uninterrupted_one_to_the_bit(dataset, tmp_path,
             torch.testing.assert_close(cut[part][name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_crops_are_said_and_whole_pictures_are_not(dataset, tmp_path, capsys):
+    for name, crop, said in (
+            ('crop', 28, 'arm: crops of 32x28 of 32x32 pixels, at random in training, the middle '
+                         'in use\n'),
+            ('whole', 32, '')):
+        run(small('training.steps=1', 'policy.vision.crop_height=32',
+                  f'policy.vision.crop_width={crop}'), dataset, tmp_path / name)
+        assert capsys.readouterr().out == said
+
+
 def test_who_goes_on_with_other_code_says_so(dataset, tmp_path, monkeypatch):
     for steps, code in ((2, 'a'), (3, 'b'), (4, 'b'), (5, 'c')):
         monkeypatch.setattr(train, 'code_version', lambda code=code: code)

@@ -32,7 +32,7 @@ from rich.progress import (
 from settings import read_config
 
 from diffusion_policy_ros.control.arm import ArmConfig, load_arm
-from diffusion_policy_ros.data.bag_episode import BagEpisode, make_episode
+from diffusion_policy_ros.data.bag_episode import action_source, BagEpisode, make_episode
 from diffusion_policy_ros.data.bag_reader import bag_identity, read_bag
 from diffusion_policy_ros.data.pictures import FORMATS
 from diffusion_policy_ros.data.recording import UNFINISHED
@@ -43,6 +43,9 @@ from diffusion_policy_ros.policy.config import PolicyConfig
 from diffusion_policy_ros.typed import load_yaml, to_mapping
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_ALL = ('task', 'renderer', 'source_sizes', 'frame_id')
+"""What is one and the same in a whole data set, and said of it."""
+SHOWN_BAGS = 5
 PACKAGES = ('rosbags', 'numpy', 'opencv-python-headless', 'zarr')
 
 
@@ -56,7 +59,8 @@ class Conversion:
         problem: why it was left out; '' for an episode.
         episode: its rows.
         about: facts for the report and the data set: absolute path, identity, task, renderer,
-            sizes, rates, gaps, and the most by which encoding changed a pixel.
+            sizes, frame, what its actions are made of, rates, gaps, and the most by which
+            encoding changed a pixel.
     """
 
     name: str
@@ -77,7 +81,7 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
             raise ValueError('unfinished: its recorder says that it is no whole episode')
         if bag.custom.get('success') == 'false' and not keep_failures:
             raise ValueError('saved as a failure; --keep-failures takes it')
-        episode = make_episode(bag, config, tolerance_ns)
+        episode = make_episode(bag, config, tolerance_ns, arm.gripper.type == 'on_off')
     except ValueError as error:
         return Conversion(name, str(error))
     cameras = {camera.name: bag.streams[camera.name] for camera in config.observation.cameras}
@@ -88,6 +92,7 @@ def convert(path: Path, name: str, config: PolicyConfig, arm: ArmConfig, topics:
         'source_sizes': {name: list(stream.size) for name, stream in cameras.items()},
         'pixel_error': max((stream.pixel_error for stream in cameras.values()), default=0),
         'frame_id': ' '.join(sorted(bag.streams[EE_POSE].frames)),
+        'action_source': action_source(bag, config),
         'streams': {role: stream.stats.summary() for role, stream in bag.streams.items()}}
     return Conversion(name, '', episode, about)
 
@@ -154,6 +159,7 @@ class DataSet:
             image_format, stamped=True, rotation=True)
         self._bags = self._writer.attributes['bags'][:self._writer.episodes]
         self.problems: dict[str, str] = {}
+        self.moved = 0
 
     def close(self) -> None:
         """Let other processes write the data set."""
@@ -165,24 +171,40 @@ class DataSet:
         return self._bags
 
     def add(self, found: Conversion) -> None:
-        """Append an episode, or note why not."""
+        """Append an episode, or note why not, or that its bag was moved."""
         problem = found.problem or self._differs(found.about)
-        if problem:
-            self.problems[found.name] = problem
+        same = None if problem else self._same(found)
+        if same is not None and not Path(same['path']).exists():
+            same['path'] = found.about['path']
+            self._writer.describe(bags=self._bags)
+            self.moved += 1
+            return
+        if problem or same is not None:
+            self.problems[found.name] = problem or f'the same bag as {same["path"]}'
             return
         about = {**found.about, 'name': found.name, 'notes': list(found.episode.notes)}
         self._bags.append(about)
         self._writer.append(
             found.episode.arrays, found.episode.pictures, len(self._bags) - 1, bags=self._bags,
-            **{key: self._bags[0][key]
-               for key in ('task', 'renderer', 'source_sizes', 'frame_id')})
+            **{key: self._bags[0][key] for key in OF_ALL})
+
+    def _same(self, found: Conversion) -> dict[str, Any] | None:
+        """Return the bag in it that this one is, at another path."""
+        rows = {name: found.episode.arrays[name] for name in ('stamp_ns', EE_POSE)}
+        for episode, bag in enumerate(self._bags):
+            # Recorded by simulated time, others begin alike, too.
+            if bag.get('identity') == found.about['identity'] and self._writer.holds(
+                    episode, rows):
+                return bag
+        return None
 
     def _differs(self, about: Mapping[str, Any]) -> str:
         """Return in what an episode differs from those before, where it must not."""
-        for key in ('task', 'renderer', 'source_sizes', 'frame_id'):
-            if self._bags and about[key] != self._bags[0][key]:
-                return (f'its {key} is {about[key]!r}, expected {self._bags[0][key]!r} as in '
-                        f'{self._bags[0]["name"]}' + '; --task says one for all' * (key == 'task'))
+        for key in (*OF_ALL, 'action_source'):
+            first = next((bag for bag in self._bags if key in bag), None)  # older ones lack a key
+            if first is not None and about[key] != first[key]:
+                return (f'its {key} is {about[key]!r}, expected {first[key]!r} as in '
+                        f'{first["name"]}' + '; --task says one for all' * (key == 'task'))
         return ''
 
 
@@ -230,6 +252,9 @@ def run(options: argparse.Namespace) -> Mapping[str, str]:
     topics = load_yaml(options.topics) if options.topics else {}
     if not isinstance(topics, Mapping):
         raise ValueError(f'{options.topics}: it is {topics!r}, expected lines of role: topic')
+    for role, topic in topics.items():
+        if not isinstance(role, str) or not isinstance(topic, str) or not topic:
+            raise ValueError(f'{options.topics}: {role} is {topic!r}, expected a topic')
     tolerance_ns = to_ns(options.tolerance) if options.tolerance else config.dt_ns * 3 // 2
     paths = find_bags(options.bags)
     common = Path(os.path.commonpath([path.parent for path in paths]))
@@ -275,11 +300,22 @@ def add_all(data: DataSet, bags: Mapping[str, Path], work: Any, workers: int) ->
                 progress.console.print(f'{bags[found.name]}: {data.problems[found.name]}',
                                        markup=False, highlight=False, soft_wrap=True)
             progress.update(bar, advance=1, left_out=len(data.problems))
-    gone = sum(not Path(path).exists() for path in done)
+    if data.moved:
+        print(f'note: {data.moved} of the bags in it were moved')
+    gone = sum(not Path(bag['path']).exists() for bag in data.bags)
     if gone:
         print(f'note: {gone} of the bags in it are no longer where they were')
     for note in sorted({note for bag in data.bags for note in bag['notes']}):
-        print(f'note: {note}')
+        print(f'note: {note} ({_where(note, data.bags)})')
+
+
+def _where(note: str, bags: Sequence[Mapping[str, Any]]) -> str:
+    names = [bag['name'] for bag in bags if note in bag['notes']]
+    if len(names) == len(bags):
+        return f'in all {len(bags)} bags'
+    left = len(names) - SHOWN_BAGS
+    return (f'in {len(names)} of {len(bags)} bags: {", ".join(names[:SHOWN_BAGS])}'
+            + (f' and {left} more' if left > 0 else ''))
 
 
 if __name__ == '__main__':

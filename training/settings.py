@@ -151,6 +151,15 @@ def read_config(path: Path, overrides: Sequence[str]) -> Config:
     return from_mapping(Config, values, str(path))
 
 
+def say_crops(config: PolicyConfig) -> None:
+    """Print a line for each camera of whose pictures the network sees no more than a part."""
+    height, width = config.vision.crop_height, config.vision.crop_width
+    for camera in config.observation.cameras:
+        if (camera.height, camera.width) != (height, width):
+            print(f'{camera.name}: crops of {height}x{width} of {camera.height}x{camera.width} '
+                  'pixels, at random in training, the middle in use')
+
+
 def describe_values() -> str:
     """Return the table of a configuration's values."""
     lines = ['values of CONFIG, each of which --set can override (cameras[] as one list):']

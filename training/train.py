@@ -35,7 +35,7 @@ from monitor import is_due, Monitor, success_in_simulator, Validation
 import numpy as np
 from processes import any_of, check_same_folder, threads_of_a_process
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from settings import Config, describe_values, read_config, TrainingConfig, unlike
+from settings import Config, describe_values, read_config, say_crops, TrainingConfig, unlike
 import torch
 from torch import nn
 
@@ -299,6 +299,7 @@ def train(config: Config, dataset: Path, folder: Path, accelerator: Accelerator,
         run(trainer, None, stopping, lambda: None)
     else:
         with only_writer(folder, folder / '.lock'):
+            say_crops(config.policy)
             monitor = Monitor(folder, trainer.step, Validation(held_out))
             run(trainer, monitor, stopping, lambda: trainer.save(folder, provenance))
             monitor.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffusion_policy_ros.control.arm import CLOSED, OPEN
 from diffusion_policy_ros.data.bag_reader import (
     Bag, STATUS, Stream, TARGET_GRIPPER, TARGET_POSE, TELEOP_POSE,
 )
@@ -19,6 +20,9 @@ TELEOP_ALIVE_NS = NS_PER_S // 4
 LATE_NS = NS_PER_S
 """What is observed so much later than targets come is worth a note."""
 TURN_RAD = 0.05
+MOVED = 0.05
+"""So much of its range must a hand close, or open, to have been told so."""
+NEARLY_OPEN = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,19 @@ class BagEpisode:
     notes: tuple[str, ...]
 
 
-def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisode:
+def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int,
+                 on_off: bool = False) -> BagEpisode:
     """
     Return the rows between the first and the last time at which all is there and a target moves.
 
     A row holds the newest sample of each stream at its time. Its action is the first target that
     is stamped in [t, t + dt), else the last one before t while target poses still come.
+
+    Args:
+        bag: what was recorded.
+        config: of the policy.
+        tolerance_ns: longest gap in a stream.
+        on_off: whether the hand's targets, where they are missing, follow from its motion.
 
     Raises:
         ValueError: in one line: a gap, a stream that ends before the targets, mixed frames or
@@ -64,7 +75,7 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
     stamps = np.unique(np.concatenate(
         [np.array([first_ns]), *(stream.stamps_ns for stream in observed.values())]))
     stamps = stamps[(stamps >= first_ns) & (stamps <= last_ns)]
-    targets, alive, notes = _targets(bag, stamps, config)
+    targets, alive, notes = _targets(bag, stamps, config, on_off)
     moved = _recorded(bag, TARGET_POSE)
     if moved is not None and moved.stamps_ns[0] < first_ns - LATE_NS:
         notes.append(f'{moved.topic} was there over {LATE_NS / NS_PER_S:g} s before '
@@ -90,6 +101,15 @@ def make_episode(bag: Bag, config: PolicyConfig, tolerance_ns: int) -> BagEpisod
                      'will not')
     return BagEpisode(arrays, {camera.name: _pictures(observed[camera.name], stamps)
                                for camera in config.observation.cameras}, tuple(notes))
+
+
+def action_source(bag: Bag, config: PolicyConfig) -> str:
+    """Return the streams that the actions are made of; those of two kinds are no one data set."""
+    pairs = [(TARGET_POSE, EE_POSE)]
+    if 'gripper' in config.action.parts:
+        pairs.append((TARGET_GRIPPER, GRIPPER))
+    return ' and '.join(state if _recorded(bag, target) is None else target
+                        for target, state in pairs)
 
 
 def _check_gaps(stream: Stream, config: PolicyConfig, tolerance_ns: int) -> None:
@@ -156,8 +176,8 @@ def _newest(stream: Stream, stamps: np.ndarray) -> np.ndarray:
     return np.maximum(np.searchsorted(stream.stamps_ns, stamps, 'right') - 1, 0)
 
 
-def _targets(bag: Bag, stamps: np.ndarray,
-             config: PolicyConfig) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+def _targets(bag: Bag, stamps: np.ndarray, config: PolicyConfig,
+             on_off: bool) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """Return each row's targets, whether it has them, and what they were made of."""
     pose, moved, notes = bag.streams[EE_POSE], _recorded(bag, TARGET_POSE), []
     if len(pose.frames) > 1:
@@ -172,7 +192,7 @@ def _targets(bag: Bag, stamps: np.ndarray,
                              f'{sorted(pose.frames)} as {pose.topic}')
         numbers, alive = _first_from(moved, stamps, config.dt_ns)
         target = np.stack(moved.values)[numbers]
-    effort, alive, made_of = _efforts(bag, stamps, alive, config)
+    effort, alive, made_of = _efforts(bag, stamps, alive, config, on_off)
     return {'target_position': target[:, :3], 'target_quaternion': target[:, 3:],
             'target_gripper': effort}, alive, notes + made_of
 
@@ -183,8 +203,8 @@ def _turns(quaternions: np.ndarray) -> bool:
     return bool(2.0 * np.arccos(cosines.min()) > TURN_RAD)
 
 
-def _efforts(bag: Bag, stamps: np.ndarray, alive: np.ndarray,
-             config: PolicyConfig) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _efforts(bag: Bag, stamps: np.ndarray, alive: np.ndarray, config: PolicyConfig,
+             on_off: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return each row's closing effort, which `alive` rows have one, and what it was made of."""
     closed, state = _recorded(bag, TARGET_GRIPPER), _recorded(bag, GRIPPER)
     if closed is None and state is None:
@@ -193,9 +213,13 @@ def _efforts(bag: Bag, stamps: np.ndarray, alive: np.ndarray,
         return np.zeros((len(stamps), 1)), alive, []
     if closed is None:
         numbers, there = _later(state, stamps, config.dt_ns)
-        return 2.0 * np.stack(state.values)[numbers] - 1.0, alive & there, [
-            f'{TARGET_GRIPPER} was not recorded: the action is the state of the gripper one step '
-            'later']
+        return _told(state, on_off)[numbers], alive & there, [
+            f'{TARGET_GRIPPER} was not recorded: ' + (
+                'the action is to open or to close, whichever the hand did last, one step later'
+                if on_off else
+                'the action is the state of the gripper one step later. A hand that closed on '
+                'something is told to stay there, not to squeeze: record '
+                f'{TARGET_GRIPPER} where it must hold')]
     # The executor sends some hands a target only when it changes: the last one holds until then.
     effort = np.stack(closed.values)[_first_from(closed, stamps, config.dt_ns)[0]]
     early = stamps + config.dt_ns <= closed.stamps_ns[0]
@@ -204,9 +228,27 @@ def _efforts(bag: Bag, stamps: np.ndarray, alive: np.ndarray,
     if state is None:
         return effort, alive, [f'before the first {TARGET_GRIPPER} the action is that one: the '
                                'state of the gripper was not recorded']
-    effort[early] = 2.0 * np.stack(state.values)[_newest(state, stamps[early])] - 1.0
-    return effort, alive, [f'before the first {TARGET_GRIPPER} the action is the state of the '
-                           'gripper']
+    effort[early] = _told(state, on_off)[_newest(state, stamps[early])]
+    return effort, alive, [f'before the first {TARGET_GRIPPER} the action is ' + (
+        'to open or to close, whichever the hand did last' if on_off else
+        'the state of the gripper')]
+
+
+def _told(state: Stream, on_off: bool) -> np.ndarray:
+    """Return the effort (N, 1) that each state of a hand shows."""
+    states = np.stack(state.values)
+    if not on_off:
+        return 2.0 * states - 1.0
+    # One that closed on something wide stalls half open: its motion says what it was told.
+    order = OPEN if states[0, 0] <= NEARLY_OPEN else CLOSED
+    orders, furthest = [], states[0, 0]
+    for closed in states[:, 0].tolist():
+        further = min if order == OPEN else max
+        furthest = further(furthest, closed)
+        if abs(closed - furthest) > MOVED:
+            order, furthest = (CLOSED if order == OPEN else OPEN), closed
+        orders.append(order)
+    return np.array(orders)[:, None]
 
 
 def _first_from(stream: Stream, stamps: np.ndarray, dt_ns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass, field
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def read_bag(path: Path, config: PolicyConfig, arm: ArmConfig,
             reader = stack.enter_context(Reader(path))
             custom = dict(reader.storage.metadata.custom or {})
             identity = reader.start_time, reader.message_count
-        roles = _roles(reader.connections, config, names or {})
+        roles = _roles(reader.connections, config, names or {}, _publishers(custom))
         streams = {role: Stream(connection.topic) for role, connection in roles.items()}
         convert = {connection.topic: (role, _conversion(role, config, arm, image_format))
                    for role, connection in roles.items()}
@@ -161,8 +162,17 @@ def _messages(reader: Reader, connections: Sequence[Connection]) -> Iterator[tup
         yield connection.topic, log_ns, message
 
 
-def _roles(connections: Sequence[Connection], config: PolicyConfig,
-           names: Mapping[str, str]) -> dict[str, Connection]:
+def _publishers(custom: Mapping[str, str]) -> dict[str, int]:
+    """Return how many publishers of each topic the recorder has seen, where it says so."""
+    try:
+        return {topic: int(said['publishers'])
+                for topic, said in json.loads(custom['topics']).items() if 'publishers' in said}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}  # another recorder's
+
+
+def _roles(connections: Sequence[Connection], config: PolicyConfig, names: Mapping[str, str],
+           seen: Mapping[str, int]) -> dict[str, Connection]:
     """Return the topic of each role; those of the targets may be missing."""
     cameras = [camera.name for camera in config.observation.cameras]
     unknown = sorted(set(names) - {*cameras, *TOPICS})
@@ -185,8 +195,8 @@ def _roles(connections: Sequence[Connection], config: PolicyConfig,
         if len(topics) > 1:
             raise ValueError(f'{role}: found {" and ".join(topics)}, expected one; name it in '
                              '--topics')
-        publishers = max(len(matching), *(len(connection.ext.offered_qos_profiles)
-                                          for connection in matching))
+        publishers = max(len(matching), seen.get(topics[0], 0), *(
+            len(connection.ext.offered_qos_profiles) for connection in matching))
         if publishers > 1:
             raise ValueError(f'{topics[0]}: {publishers} publishers are mixed in it, expected one')
         kinds = TYPES.get(role, IMAGES)

@@ -92,6 +92,7 @@ def _whole_records(stream: IO[bytes]) -> Iterator[tuple[BagTopic, Message] | Non
             elif isinstance(record, Channel):
                 topics[record.id] = _topic(record, schemas[record.schema_id])
             yield ((topics[record.channel_id], record) if isinstance(record, Message) else None)
+        yield None  # the footer has an end mark behind it
     except (McapError, CRCValidationError, struct.error, EOFError):
         return
 

@@ -44,7 +44,7 @@ class Recording:
     Args:
         folder: of the finished bag.
         topics: that are listed, whether messages come or not.
-        max_bytes: that may wait for the disk; what comes beyond is dropped and counted as lost.
+        max_bytes: that may wait for the disk; what comes beyond is dropped, and counted as such.
 
     Attributes:
         stats: by topic, those without a message too.
@@ -67,9 +67,9 @@ class Recording:
         self._thread.start()
 
     def put(self, topic: BagTopic, arrival: Arrival,
-            convert: Callable[[bytes], bytes] | None = None) -> int:
+            convert: Callable[[bytes], bytes] | None = None) -> int | None:
         """
-        Take a message; return the gap before it in nanoseconds.
+        Take a message; return the gap before it in nanoseconds, or None where it is dropped.
 
         Args:
             topic: to write it to.
@@ -83,9 +83,15 @@ class Recording:
                 self._waiting += len(arrival.data)
         if not fits:
             stats.drop(arrival.number)
-            return 0
+            return None
         self._queue.put((topic, arrival, convert))
         return stats.add(arrival.stamp_ns, arrival.number)
+
+    def see_publishers(self, name: str, count: int) -> None:
+        """Note how many publishers a topic of the bag has now."""
+        stats = self.stats.get(name)
+        if stats is not None:
+            stats.publishers = max(stats.publishers, count)
 
     def finish(self, custom_data: Mapping[str, str], keep_name: bool = False) -> Path:
         """

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+import shutil
 from typing import Any
 
 from numcodecs import Blosc
@@ -41,7 +42,8 @@ class ReplayWriter:
     the folder is opened again. Until `close` no other process can open it to write.
 
     Args:
-        path: folder; made where it is missing, gone on with where it holds the same settings.
+        path: folder; made where it is missing or has no episode of other settings, gone on with
+            where it holds the same.
         cameras: whose pictures are kept.
         settings: what the data depend on, plain values; another value than the folder's is
             refused.
@@ -64,9 +66,10 @@ class ReplayWriter:
         settings = {**settings, 'image_format': image_format}
         with ExitStack() as held:
             held.enter_context(only_writer(path))
-            if path.exists() and any(path.iterdir()):
-                self._open(settings)
-            else:
+            exists = path.exists() and any(path.iterdir())
+            if exists:
+                exists = self._open(settings)
+            if not exists:
                 self._create({**settings, **facts})
             self._go_on()
             self._held = held.pop_all()
@@ -122,6 +125,16 @@ class ReplayWriter:
         self.seeds.append(seed)
         self._ends.append(end)
 
+    def describe(self, **attributes: Any) -> None:
+        """Say something else of the whole data set."""
+        self._group.attrs.update(attributes)
+
+    def holds(self, episode: int, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Return whether an episode has just these rows of some arrays."""
+        rows = slice(self._ends[episode - 1] if episode else 0, self._ends[episode])
+        return all(np.array_equal(self._group['data'][name][rows], values)
+                   for name, values in arrays.items())
+
     def _create(self, attributes: Mapping[str, Any]) -> None:
         new = self._path.with_name(f'.{self._path.name}.new')  # a kill leaves no half of it
         self._group = zarr.open_group(new, mode='w', **FORMAT)
@@ -136,6 +149,8 @@ class ReplayWriter:
         self._add('meta/episode_ends', (), 'i8')
         self._add('meta/episode_seeds', (), 'i8')
         self._group.attrs.update({**attributes, 'jpeg_quality': pictures.QUALITY})
+        if self._path.exists():
+            shutil.rmtree(self._path)
         new.replace(self._path)
         self._group = zarr.open_group(self._path, mode='r+', **FORMAT)
 
@@ -147,7 +162,8 @@ class ReplayWriter:
         create(name, shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, fill_value=None,
                **{key: codec})
 
-    def _open(self, settings: Mapping[str, Any]) -> None:
+    def _open(self, settings: Mapping[str, Any]) -> bool:
+        """Open the folder; return False where it has other settings and no episode."""
         try:
             self._group = zarr.open_group(self._path, mode='r+', **FORMAT)
         except (FileNotFoundError, ValueError):
@@ -156,8 +172,11 @@ class ReplayWriter:
         for key, value in settings.items():
             found = self._group.attrs.get(key)
             if found != value:
+                if EPISODE_ENDS in self._group and not self._group[EPISODE_ENDS].shape[0]:
+                    return False
                 raise ValueError(f'{self._path}: was made with {key} {found!r}, now '
                                  f'{value!r}: expected the same settings or another folder')
+        return True
 
     def _go_on(self) -> None:
         """Find the complete episodes, and cut off what is left of another."""

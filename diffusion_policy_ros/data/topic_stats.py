@@ -17,13 +17,18 @@ class TopicStats:
         count: messages.
         largest_gap_ns: between two stamps on end.
         lost: messages that were sent and are missing; None where nobody numbers them.
+        dropped: messages that arrived and could not be kept, of the lost ones where those are
+            known.
         backward: stamps that were earlier than the one before.
+        publishers: the most that there were at a time; 0 where nobody counts them.
     """
 
     count: int = 0
     largest_gap_ns: int = 0
     lost: int | None = 0
+    dropped: int = 0
     backward: int = 0
+    publishers: int = 0
     _first_ns: int = 0
     _last_ns: int = 0
     _number: int = 0
@@ -51,6 +56,7 @@ class TopicStats:
 
     def drop(self, number: int | None) -> None:
         """Count a message that arrived and could not be kept."""
+        self.dropped += 1
         if self.lost is not None and number is not None:
             self.lost += number - self._number if self._number else 1
             self._number = number
@@ -66,11 +72,14 @@ class TopicStats:
         return {'count': self.count, 'rate_hz': round(self.rate_hz, 3),
                 'largest_gap_s': round(self.largest_gap_ns / NS_PER_S, 6),
                 'lost': 'unknown' if self.lost is None else self.lost,
-                'backward_stamps': self.backward}
+                'dropped': self.dropped, 'backward_stamps': self.backward,
+                **({'publishers': self.publishers} if self.publishers else {})}
 
     def __str__(self) -> str:
+        more = (f', {self.dropped} dropped by the recorder' if self.dropped else '') + (
+            f', {self.publishers} publishers' if self.publishers > 1 else '')
         if not self.count:
-            return 'no message'
+            return f'no message{more}'
         lost = 'loss unknown' if self.lost is None else f'{self.lost} lost'
         return (f'{self.count} at {self.rate_hz:.1f} Hz, largest gap '
-                f'{self.largest_gap_ns / NS_PER_S:.3f} s, {lost}')
+                f'{self.largest_gap_ns / NS_PER_S:.3f} s, {lost}{more}')

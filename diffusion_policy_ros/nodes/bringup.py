@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+import time
 from typing import Any, TypeVar
 
 from diffusion_policy_ros.datatypes import NS_PER_S
@@ -37,6 +38,11 @@ def check_endless(episodes: int, mode: str) -> None:
     if not episodes and mode == 'lockstep':
         raise ValueError('episodes is 0 and mode lockstep, expected mode:=realtime: an arm in '
                          'lockstep stops where its episode ends')
+
+
+def new_folder(kind: str) -> str:
+    """Return the folder of a run that begins now and was given none."""
+    return time.strftime(f'out/{kind}/%Y-%m-%d_%H-%M-%S')
 
 
 @dataclass(frozen=True)

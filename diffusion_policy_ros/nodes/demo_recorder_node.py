@@ -26,6 +26,7 @@ from diffusion_policy_ros.nodes.spin import run
 
 ARM_TOPICS = ('ee_pose', 'gripper_state', 'target_pose', 'target_gripper', 'teleop_pose',
               'teleop_gripper', 'ee_trajectory', 'gripper_trajectory', 'chunk_executor/status')
+TARGETS = ('target_pose', 'target_gripper')
 LOOK_PERIOD_S = 0.1
 SILENT_S = 2.0  # on the wall clock: an episode in lockstep takes what it takes to begin
 EPISODE = re.compile(r'episode_(\d+)(\.|$)')
@@ -86,6 +87,8 @@ class DemoRecorder(Node):
         infos = [f'{camera}/camera_info' for camera in config.cameras]
         resolve = self.resolve_topic_name
         self._required = {resolve(name) for name in (*images, *config.required)}
+        self._targets = [resolve(name) for name in TARGETS]
+        self._alone = {*self._required, *self._targets}
         self._images = {resolve(name) for name in images}
         self._topics = RecorderTopics(self, [resolve(name) for name in (
             *images, *infos, *ARM_TOPICS, *config.required, *config.extra_topics)],
@@ -119,12 +122,21 @@ class DemoRecorder(Node):
     def _look(self) -> None:
         for name, problem in self._topics.look(self._recording is None).items():
             self._guard.refuse(name, f'type: {problem}')
+        if self._recording is not None:
+            self._see_publishers(self._recording)
         now_s, limit_s = time.monotonic(), max(SILENT_S, self._config.step_s)
         for name in sorted(self._required) if self._recording and self._heard_s else ():
             silent_s = now_s - self._heard_s[name]
             if silent_s > limit_s:
                 self._guard.refuse(name, f'silent: {silent_s:.1f} s without a message, expected '
                                          f'at most {limit_s} s')
+
+    def _see_publishers(self, recording: Recording) -> None:
+        for name, watched in self._topics.watched.items():
+            recording.see_publishers(watched.topic.name, watched.publishers)
+            if watched.publishers > 1 and name in self._alone:
+                self._guard.refuse(name, f'publishers: {watched.publishers} are mixed in it, '
+                                         'expected one; no data set takes such a bag')
 
     def _written_as(self, name: str, kind: str) -> Written:
         """Return how a topic goes into the bag."""
@@ -143,8 +155,11 @@ class DemoRecorder(Node):
         gap_ns = self._recording.put(watched.topic, arrival, watched.convert)
         if self._recording.problem:
             self._guard.refuse('bag', f'cut off: {self._recording.problem}, nothing more is kept')
+        elif gap_ns is None:
+            self._guard.refuse(name, f'dropped: {self._config.buffer_mb} MB wait for the disk, '
+                                     'expected less (a faster disk, or more buffer_mb)')
         step_ns = to_ns(self._config.step_s)
-        if step_ns and gap_ns > step_ns and name in self._required:
+        if step_ns and (gap_ns or 0) > step_ns and name in self._required:
             self._guard.refuse(name, f'gap: {gap_ns / NS_PER_S:.3f} s without a message, expected '
                                      f'at most step_s {self._config.step_s} s')
 
@@ -167,11 +182,19 @@ class DemoRecorder(Node):
         except OSError as error:
             raise ValueError(f'{self._folder}: {error}') from error
         self._heard_s = {}
+        self._see_publishers(self._recording)
         for topic in watched.values():
             for arrival in topic.latched:
                 self._recording.put(topic.topic, replace(arrival, log_ns=time.time_ns()),
                                     topic.convert)
-        return f'recording {self._recording.folder}'
+        return '; '.join([f'recording {self._recording.folder}', *(
+            f'{name}: nobody publishes that' for name in self._without(self._recording))])
+
+    def _without(self, recording: Recording) -> list[str]:
+        """Return the targets that nobody has sent: a data set takes what the arm did instead."""
+        said = recording.stats
+        return [name for name in self._targets if name not in said or not (
+            said[name].publishers or said[name].count)]
 
     def _save(self, request: SetBool.Request) -> str:
         recording = self._end_recording()
@@ -184,7 +207,8 @@ class DemoRecorder(Node):
             raise ValueError(_cut_off(recording, error)) from error
         self._saved += 1
         return '; '.join([f'{path}: success {success}', *(
-            f'{name} {stats}' for name, stats in recording.stats.items())])
+            f'{name} {stats}' for name, stats in recording.stats.items()), *(
+            f'{name}: nobody published that' for name in self._without(recording))])
 
     def _discard(self) -> str:
         recording = self._end_recording()
@@ -233,7 +257,7 @@ class DemoRecorder(Node):
         values |= {name: str(stats) for name, stats in recording.stats.items()}
         if recording.problem:
             return ERROR, f'Not recording: {recording.problem}', values
-        lost = any(stats.lost for stats in recording.stats.values())
+        lost = any(stats.lost or stats.dropped for stats in recording.stats.values())
         return (WARN if lost else OK), 'Recording.', values
 
 

@@ -48,11 +48,14 @@ class BridgeConfig(OutputConfig):
         'description': 'Sim seconds a wall second, in realtime.', 'min': 0.001, 'max': 1000.0,
         'read_only': False})
     max_steps: int = field(default=MAX_STEPS, metadata={
-        'description': 'Ticks of a lockstep episode before ~/truncated; realtime has no limit.',
-        'min': 1})
+        'description': 'Ticks of an episode before ~/truncated; one that does not end has no '
+                       'limit.', 'min': 1})
     ticks_after_success: int = field(default=0, metadata={
-        'description': 'Ticks that a lockstep episode goes on after its success, as '
-                       'demonstrations do.', 'min': 0})
+        'description': 'Ticks that an episode goes on after its success, as demonstrations do.',
+        'min': 0})
+    end_episodes: bool = field(default=False, metadata={
+        'description': 'End an episode in realtime, too, as each in lockstep ends; else the arm '
+                       'goes on until ~/reset.'})
     wait_limit_s: float = field(default=30.0, metadata={
         'description': 'Wall-clock limit of a lockstep tick, after which the episode ends and '
                        'what is missing is named.', 'unit': 's', 'min': 0.1})
@@ -71,6 +74,7 @@ class MetaWorldBridge(Node):
         super().__init__('metaworld_bridge')
         self._config = config = declare(self, BridgeConfig)
         self._lockstep = config.mode == 'lockstep'
+        self._ends = self._lockstep or config.end_episodes
         self._output = BridgeOutput(self, config, load_arm(find(config.arm)))
         self._guard = Guard(self.get_logger().warning)
         self._targets = StampPairing()
@@ -79,7 +83,7 @@ class MetaWorldBridge(Node):
         self._loop = ArmLoop(
             self._make_arm, self._output.publish, self._gave_up, lockstep=self._lockstep,
             real_time_factor=config.real_time_factor, wait_limit_s=config.wait_limit_s,
-            ticks_after_success=config.ticks_after_success)
+            ticks_after_success=config.ticks_after_success, ends=self._ends)
         self.create_subscription(PoseStamped, 'target_pose',
                                  self._guard('target_pose', self._take_pose), RELIABLE)
         self.create_subscription(JointState, 'target_gripper',
@@ -100,7 +104,7 @@ class MetaWorldBridge(Node):
         config = self._config
         arm = MetaWorldArm(  # without cameras: BridgeOutput draws once the pose is on its way
             task, (), config.image_height, config.image_width, config.renderer,
-            config.image_every, config.max_steps if self._lockstep else None)
+            config.image_every, config.max_steps if self._ends else None)
         arm.reset(seed=0)
         for camera in config.cameras:  # the renderer's start-up, which no episode should wait for
             arm.image(camera)

@@ -8,7 +8,7 @@ import re
 
 from diffusion_policy_ros.datatypes import NS_PER_S
 from diffusion_policy_ros.nodes.bringup import (
-    ARM, check_choices, check_endless, MODES, node_specs, NodeSpec,
+    ARM, check_choices, check_endless, MODES, new_folder, node_specs, NodeSpec,
 )
 from diffusion_policy_ros.sim.tasks import (
     check_collection_seed, check_task, FIRST_COLLECTION_SEED, STEP_NS, TICKS_AFTER_SUCCESS,
@@ -63,6 +63,8 @@ class RecordSettings:
     def __post_init__(self) -> None:
         check_task(self.task)
         check_choices(self)
+        if not self.cameras.split():
+            raise ValueError(f'cameras is {self.cameras!r}, expected at least one')
         if self.episodes < 0 or min(self.image_size, self.image_every) < 1:
             raise ValueError(f'episodes is {self.episodes}, image_size {self.image_size} and '
                              f'image_every {self.image_every}, expected at least 0, 1 and 1')
@@ -97,17 +99,17 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'task': settings.task, 'seed': seed, 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'wait_limit_s': settings.wait_limit_s,
             'ticks_after_success': TICKS_AFTER_SUCCESS, 'autostart': settings.episodes == 0,
+            # What an arm does after its episode would be in the next one's bag.
+            'end_episodes': settings.episodes > 0,
             'image_height': settings.image_size, 'image_width': settings.image_size,
-            'image_every': settings.image_every, 'renderer': renderer,
-            **({'cameras': cameras} if cameras else {})}),
+            'image_every': settings.image_every, 'renderer': renderer, 'cameras': cameras}),
         'chunk_executor': ('chunk_executor_node', {
             **common, 'arm': ARM, 'lockstep': lockstep, 'enable_on_start': True}),
         'demo_recorder': ('demo_recorder_node', {
             'folder': folder, 'task': settings.description or settings.task,
             'note': settings.note, 'tags': [f'renderer={renderer}'],
             'image_storage': settings.image_storage, 'jpeg_quality': settings.jpeg_quality,
-            'step_s': 1.5 * settings.image_every * STEP_NS / NS_PER_S,
-            **({'cameras': cameras} if cameras else {})}),
+            'step_s': 1.5 * settings.image_every * STEP_NS / NS_PER_S, 'cameras': cameras}),
         **({'joy_teleop': ('joy_teleop_node', common)} if joy else
            {'expert': ('expert_node', {**common, 'task': settings.task})}),
     }
@@ -116,8 +118,8 @@ def record_nodes(settings: RecordSettings) -> list[NodeSpec]:
             'task': settings.task, 'actor': 'expert', 'mode': settings.mode,
             'real_time_factor': settings.real_time_factor, 'episodes': settings.episodes,
             'seed': seed, 'record': True, 'renderer': renderer, 'video': False,
-            'ticks_after_success': TICKS_AFTER_SUCCESS, 'out': settings.out,
-            'wait_limit_s': settings.wait_limit_s})
+            'ticks_after_success': TICKS_AFTER_SUCCESS, 'wait_limit_s': settings.wait_limit_s,
+            'out': settings.out or new_folder('record')})
     return [_with_the_device(spec) for spec in node_specs(nodes, settings.namespace)]
 
 

@@ -12,7 +12,8 @@ from std_srvs.srv import SetBool, Trigger
 from diffusion_policy_ros.nodes.self_spinning import SelfSpinning
 
 RECORDER = 'demo_recorder'
-STATS = re.compile(r'(?P<name>\S+) (?P<count>\d+) at .*, (?P<lost>\d+) lost$')
+STATS = re.compile(r'(?P<name>\S+) (?:no message|(?P<count>\d+) at .*?, '
+                   r'(?:(?P<lost>\d+) lost|loss unknown))(?:, (?P<dropped>\d+) dropped)?')
 
 
 def lossy(topics: Sequence[str], n_ticks: int) -> list[str]:
@@ -20,8 +21,8 @@ def lossy(topics: Sequence[str], n_ticks: int) -> list[str]:
     found = []
     for topic in topics:
         told = STATS.match(topic)
-        if told and (int(told['lost']) or (
-                told['name'].endswith('/ee_pose') and int(told['count']) < n_ticks)):
+        if told and (int(told['lost'] or 0) or told['dropped'] or (
+                told['name'].endswith('/ee_pose') and int(told['count'] or 0) < n_ticks)):
             found.append(topic)
     return found
 

@@ -16,6 +16,7 @@ from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.datatypes import NS_PER_S, to_ns
 from diffusion_policy_ros.nodes import spin
+from diffusion_policy_ros.nodes.bringup import new_folder
 from diffusion_policy_ros.nodes.outcome import NONE
 from diffusion_policy_ros.nodes.parameters import declare, refuse_unknown
 from diffusion_policy_ros.nodes.real_time import keeps_up, largest_factor
@@ -100,7 +101,7 @@ class SimRunner(SelfSpinning):
         refuse_unknown(self)
         checkpoint = find(config.checkpoint) if config.actor == 'policy' else None
         self._policy = read_config(checkpoint) if checkpoint else None
-        self._folder = Path(config.out or time.strftime('out/sim/%Y-%m-%d_%H-%M-%S'))
+        self._folder = Path(config.out or new_folder('sim'))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._summary = Summary(
             config.task, config.mode, str(checkpoint or ''),

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import IO, TypeVar
 
-from diffusion_policy_ros.nodes.bringup import metaworld_nodes, NodeSpec, SimSettings
+from diffusion_policy_ros.nodes.bringup import metaworld_nodes, new_folder, NodeSpec, SimSettings
 from diffusion_policy_ros.nodes.process import complain, NodeProcess
 from diffusion_policy_ros.nodes.record_bringup import record_nodes, RecordSettings
 from diffusion_policy_ros.nodes.stop_signals import on_stop_signals
@@ -188,7 +188,7 @@ def supervise(prog: str, kind: str, cls: type[T], nodes: Callable[[T], list[Node
     """
     try:
         settings, options = parse(prog, cls, arguments)
-        out = Path(settings.out or time.strftime(f'out/{kind}/%Y-%m-%d_%H-%M-%S')).resolve()
+        out = Path(settings.out or new_folder(kind)).resolve()
         specs = nodes(replace(settings, out=str(out)))
         given = options.domain_id is not None
         domain_id, lock = (options.domain_id, None) if given else own_domain()

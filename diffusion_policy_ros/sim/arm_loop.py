@@ -94,16 +94,18 @@ class ArmLoop(threading.Thread):
         lockstep: the mode.
         real_time_factor: sim seconds a wall second, outside lockstep.
         wait_limit_s: wall-clock limit of a lockstep wait, after which the episode is given up.
-        ticks_after_success: that a lockstep episode goes on.
+        ticks_after_success: that an episode goes on which ends.
+        ends: whether an episode in real time ends, too, as each in lockstep does; else it goes on
+            until the next one.
     """
 
     def __init__(self, make_arm: Callable[[str], MetaWorldArm],
                  publish: Callable[[Tick, MetaWorldArm], None],
                  gave_up: Callable[[str], None], *, lockstep: bool, real_time_factor: float,
-                 wait_limit_s: float, ticks_after_success: int = 0) -> None:
+                 wait_limit_s: float, ticks_after_success: int = 0, ends: bool = False) -> None:
         super().__init__(name='arm', daemon=True)
         self._make_arm, self._publish, self._gave_up = make_arm, publish, gave_up
-        self._lockstep = lockstep
+        self._lockstep, self._ends = lockstep, lockstep or ends
         self.real_time_factor = real_time_factor
         self._wait_limit_ns = round(wait_limit_s * NS_PER_S)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -223,7 +225,7 @@ class ArmLoop(threading.Thread):
         self._ticks_left = ticks_left(self._ticks_left, success, self._ticks_after_success)
         tick = Tick(self._stamp_ns, (self._stamp_ns - self._first_ns) // STEP_NS, observation,
                     info['sim_state'], info['image_fresh'], success, truncated,
-                    last=self._lockstep and (self._ticks_left == 0 or truncated))
+                    last=self._ends and (self._ticks_left == 0 or truncated))
         self._tick = None if tick.last else tick
         self._publish(tick, self._arm)
         self._waiting_ns = now_ns = time.monotonic_ns()

@@ -144,7 +144,8 @@ def test_what_was_sent_while_recording_is_in_the_bag(first_arm):
     assert {key: custom[key] for key in ('task', 'success', 'complete', 'cameras')} == {
         'task': 'open the drawer', 'success': 'true', 'complete': 'true', 'cameras': 'arm'}
     assert json.loads(custom['topics'])['/arm/image_raw'] == {
-        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'backward_stamps': 0}
+        'count': 20, 'rate_hz': 50.0, 'largest_gap_s': 0.02, 'lost': 0, 'dropped': 0,
+        'backward_stamps': 0, 'publishers': 1}
 
 
 def test_episodes_are_numbered_and_discarded_ones_are_gone(first_arm):
@@ -199,6 +200,42 @@ def test_a_publisher_that_comes_later_is_in_the_next_bag(first_arm):
     arm.probe.wait(lambda: publishers() == 1, 'one publisher')
 
 
+def test_a_publisher_that_joins_while_recording_is_said_and_in_the_bag(first_arm):
+    arm = first_arm
+    arm.begin()
+    arm.publish()
+    second = arm.probe.publisher(JointState, 'gripper_state', RELIABLE)
+
+    def warned():
+        arm.publish()
+        return '/gripper_state refused: publishers: 2 are mixed in it' in arm.process.log
+
+    arm.probe.wait(warned, 'a warning')
+    arm.probe.node.destroy_publisher(second)
+    folder, said = arm.save()
+    assert ', 2 publishers; ' in said
+    topics = json.loads(read(folder)[1]['topics'])
+    assert {name: topics[f'/{name}']['publishers'] for name in arm.publishers} == {
+        'arm/image_raw': 1, 'ee_pose': 1, 'gripper_state': 2}
+
+
+def test_targets_that_nobody_sends_are_named_when_it_begins_and_when_it_is_saved(first_arm):
+    arm = first_arm
+    arm.begin()
+    arm.call('discard')
+    said = arm.call('start').message
+    assert said.endswith(
+        '; /target_pose: nobody publishes that; /target_gripper: nobody publishes that')
+    target = arm.probe.publisher(PoseStamped, 'target_pose', RELIABLE)
+    target.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], NS_PER_S, 'b'))
+    arm.publish()
+    arm.wait_until_kept(1)
+    _, said = arm.save()
+    assert '/target_pose 1 at' in said
+    assert said.endswith('; /target_gripper: nobody published that')
+    assert '/target_pose: ' not in said
+
+
 def test_a_folder_that_is_gone_is_one_line_and_the_recorder_goes_on(first_arm):
     arm = first_arm
     arm.begin()
@@ -208,6 +245,22 @@ def test_a_folder_that_is_gone_is_one_line_and_the_recorder_goes_on(first_arm):
     arm.begin()
     arm.publish(2)
     arm.save()
+
+
+def test_what_finds_no_room_is_warned_of_and_counted(probe, start, tmp_path):
+    arm = Arm(probe, start, tmp_path, buffer_mb=1)
+    arm.begin()
+    large = messages.image_message(np.zeros((640, 640, 3), np.uint8), NS_PER_S, 'optical')
+
+    def warned():
+        arm.publish(skip=('arm/image_raw',))
+        arm.publishers['arm/image_raw'].publish(large)
+        return '/arm/image_raw refused: dropped: 1 MB wait for the disk' in arm.process.log
+
+    probe.wait(warned, 'the warning')
+    folder, said = arm.save()
+    assert '/arm/image_raw no message, ' in said and ' dropped by the recorder; ' in said
+    assert json.loads(read(folder)[1]['topics'])['/arm/image_raw']['dropped'] >= 1
 
 
 @pytest.mark.slow

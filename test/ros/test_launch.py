@@ -116,7 +116,7 @@ def test_the_nodes_are_those_of_bringup(arguments, settings):
 
 
 @pytest.mark.parametrize(('arguments', 'settings'), [
-    ({}, RecordSettings()),
+    ({'out': 'run'}, RecordSettings(out='run')),
     ({'teleoperator': 'joy', 'mode': 'realtime', 'episodes': '0', 'cameras': 'wrist',
       'image_storage': 'jpeg', 'namespace': 'left', 'folder': 'there'},
      RecordSettings(teleoperator='joy', mode='realtime', episodes=0, cameras='wrist',

@@ -78,6 +78,23 @@ def test_two_demonstrations_are_recorded_bit_by_bit(start, probe, tmp_path, conf
         TASK, 'a test', '1000001', 'plain')
 
 
+@pytest.mark.slow
+def test_what_is_recorded_in_real_time_holds_one_episode_a_bag(start, probe, tmp_path, config):
+    settings = RecordSettings(
+        TASK, folder=str(tmp_path / 'bags'), episodes=2, image_size=SIZE, mode='realtime',
+        real_time_factor=0.2, out=str(tmp_path / 'run'))
+    processes = {spec.executable: start(spec.module, spec.executable, spec.parameters)
+                 for spec in record_nodes(settings)}
+    runner = processes['sim_runner']
+    probe.wait(lambda: runner.exit_code is not None, "the run's end", 180)
+    assert runner.exit_code == 0
+    with pytest.raises(SystemExit) as end:
+        convert_bags.main([str(tmp_path / 'bags'), '-o', str(tmp_path / 'bags.zarr'),
+                           '-c', str(config), '--workers', '1'])
+    assert end.value.code == 0
+    assert len(load_replay_buffer(tmp_path / 'bags.zarr', CAMERAS).episode_ends) == 2
+
+
 @pytest.mark.parametrize('arguments, expected', [
     (['--task', 'drawer-opn-v3'], 'drawer-opn-v3'),
     (['--seed', '3'], '3'),

@@ -78,4 +78,10 @@ def test_a_bag_that_misses_messages_is_named():
     assert lossy(whole, 80) == []
     cut_off = '/ee_pose 79 at 80.0 Hz, largest gap 0.013 s, 0 lost'
     holed = '/arm/image_raw 19 at 20.0 Hz, largest gap 0.100 s, 1 lost'
-    assert lossy([cut_off, holed, *whole[1:]], 80) == [cut_off, holed]
+    dropped = ['/x no message, 3 dropped by the recorder',
+               '/y 3 at 50.0 Hz, largest gap 0.020 s, loss unknown, 1 dropped by the recorder',
+               '/ee_pose 9 at 80.0 Hz, largest gap 0.013 s, loss unknown, 2 publishers',
+               '/ee_pose no message']
+    assert lossy([cut_off, holed, *whole[1:], *dropped], 80) == [cut_off, holed, *dropped]
+    assert lossy(['/ee_pose 80 at 80.0 Hz, largest gap 0.013 s, 0 lost, 2 publishers',
+                  '/target_pose: nobody published that'], 80) == []
