@@ -184,6 +184,17 @@ def test_convolution_follows_its_weights(length):
         check()
 
 
+def test_what_is_kept_for_few_samples_is_not_used_for_many():
+    """Five live taps of seven over three steps, and a matrix over five steps, are two things."""
+    torch.manual_seed(0)
+    model = StepConv(16, 16, 7).eval()
+    with torch.inference_mode():
+        for shape in ((1, 16, 3), (2 * FEW, 16, 5), (1, 16, 3)):
+            x = torch.randn(shape)
+            plain = functional.conv1d(x, model.weight, model.bias, padding=3)
+            torch.testing.assert_close(model(x), plain, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize('length', [1, 2, 3, 8])
 def test_doubling_is_a_transposed_convolution(length):
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ class _BuildsFromWeights:
     """
 
     _built: tuple[torch.Tensor, torch.Tensor] | None = None
-    _built_from: tuple[int, ...] | None = None
+    _built_from: tuple[str | int, ...] | None = None
 
     def _keeps(self) -> bool:
         """Return whether what is built may be kept; forget it where it may not."""
@@ -49,14 +49,15 @@ class _BuildsFromWeights:
             self._built = self._built_from = None
         return keeps
 
-    def _of_weights(self, build: Callable[[int], tuple[torch.Tensor, torch.Tensor]], size: int,
-                    keeps: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return build(size)."""
+    def _of_weights(self, keeps: bool, build: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+                    *size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return build(*size)."""
         if not keeps:
-            return build(size)
-        state = (size, self.weight.data_ptr(), self.weight._version, self.bias._version)
+            return build(*size)
+        state = (build.__name__, *size, self.weight.data_ptr(), self.weight._version,
+                 self.bias._version)
         if self._built_from != state:
-            self._built, self._built_from = build(size), state
+            self._built, self._built_from = build(*size), state
         return self._built
 
 
@@ -90,9 +91,9 @@ class StepConv(_BuildsFromWeights, nn.Conv1d):
         if steps > 2 and few:
             n_live = min(n_taps, 2 * steps - 1)
             return functional.linear(_neighbours(x, n_live), *self._of_weights(
-                self._rows, n_live, keeps)).transpose(1, 2)
+                keeps, self._rows, n_live)).transpose(1, 2)
         return functional.linear(x.flatten(1), *self._of_weights(
-            self._matrix, steps, keeps)).view(len(x), -1, steps)
+            keeps, self._matrix, steps)).view(len(x), -1, steps)
 
     def _rows(self, n_live: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (n_out, n_live * n_in), the middle taps one after the other, and the bias."""
@@ -125,11 +126,11 @@ class StepDoubling(_BuildsFromWeights, nn.ConvTranspose1d):
         if not self._keeps() or x.device.type != 'cpu' or len(x) > FEW:
             return super().forward(x)
         n_batch, n, steps = x.shape
-        both = functional.linear(_neighbours(x, 3), *self._of_weights(self._rows, 3, True))
+        both = functional.linear(_neighbours(x, 3), *self._of_weights(True, self._rows))
         return both.view(n_batch, 2 * steps, n).transpose(1, 2)
 
-    def _rows(self, n_taps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (2 n, n_taps * n), of even steps, then of odd ones, and the bias."""
+    def _rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (2 n, 3 n), of even steps, then of odd ones, and the bias."""
         before, even, odd, after = (self.weight[:, :, tap] for tap in (3, 1, 2, 0))
         zero = torch.zeros_like(before)
         rows = torch.cat([torch.cat([before, even, zero]).T, torch.cat([zero, odd, after]).T])
