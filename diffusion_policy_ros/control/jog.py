@@ -137,26 +137,22 @@ class Jog:
         """
         if not self._held:
             return None
-        here, turned = measured[:3], normalise(measured[3:])
+        config, here, turned = self._config, measured[:3], normalise(measured[3:])
         if self._position is None:
-            start = measured if commanded is None or self._is_far(commanded, measured
-                                                                  ) else commanded
-            self._position, self._quaternion = start[:3].copy(), normalise(start[3:])
+            self._position, self._quaternion = here.copy(), turned
+            if commanded is not None:
+                there, told = commanded[:3], normalise(commanded[3:])
+                if (np.linalg.norm(there - here) <= config.max_lead_m
+                        and angle(told, turned) <= config.max_lead_rad):
+                    self._position, self._quaternion = there.copy(), told
             return self._position, self._quaternion
         lead = self._position - here
-        longest = max(self._config.max_lead_m, float(np.linalg.norm(lead)))
-        self._position = here + _cut(lead + self._rates[:3] * dt_s, longest)
+        self._position = here + _cut(lead + self._rates[:3] * dt_s, config.max_lead_m, lead)
         lead = difference(self._quaternion, turned)
-        longest = max(self._config.max_lead_rad, float(np.linalg.norm(lead)))
-        lead = difference(multiply(exp(self._rates[3:] * dt_s), self._quaternion), turned)
-        self._quaternion = normalise(multiply(exp(_cut(lead, longest)), turned))
+        further = difference(multiply(exp(self._rates[3:] * dt_s), self._quaternion), turned)
+        self._quaternion = normalise(multiply(
+            exp(_cut(further, config.max_lead_rad, lead)), turned))
         return self._position, self._quaternion
-
-    def _is_far(self, commanded: np.ndarray, measured: np.ndarray) -> bool:
-        """Return whether a target would be further ahead of the hand than it may run."""
-        return bool(np.linalg.norm(commanded[:3] - measured[:3]) > self._config.max_lead_m
-                    or angle(normalise(commanded[3:]), normalise(measured[3:]))
-                    > self._config.max_lead_rad)
 
     def _rates_of(self, axes: Sequence[float], buttons: Sequence[int]) -> np.ndarray:
         """Return the speeds (6,) in m/s and rad/s that the axes ask for."""
@@ -179,7 +175,7 @@ class Jog:
         return math.copysign(max(0.0, size - deadband) / (1.0 - deadband), value)
 
 
-def _cut(lead: np.ndarray, longest: float) -> np.ndarray:
-    """Return a vector (3,) at most so long."""
-    length = float(np.linalg.norm(lead))
+def _cut(lead: np.ndarray, longest: float, before: np.ndarray) -> np.ndarray:
+    """Return a vector (3,) at most so long, or as long as it was before."""
+    length, longest = float(np.linalg.norm(lead)), max(longest, float(np.linalg.norm(before)))
     return lead if length <= longest else lead * (longest / length)

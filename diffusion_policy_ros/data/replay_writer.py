@@ -66,10 +66,7 @@ class ReplayWriter:
         settings = {**settings, 'image_format': image_format}
         with ExitStack() as held:
             held.enter_context(only_writer(path))
-            exists = path.exists() and any(path.iterdir())
-            if exists:
-                exists = self._open(settings)
-            if not exists:
+            if not (path.exists() and any(path.iterdir()) and self._open(settings)):
                 self._create({**settings, **facts})
             self._go_on()
             self._held = held.pop_all()
