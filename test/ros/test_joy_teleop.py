@@ -170,10 +170,12 @@ class Desk:
             self.n_sent += 1
 
     def says(self, key, value):
-        """Wait until the teleoperator reports this."""
-        del self._said[:]
+        """Wait until the teleoperator reports this, in a report made from now on."""
+        now = self.probe.node.get_clock().now().to_msg()
+        since = now.sec, now.nanosec
         self.probe.wait(lambda: any(
-            (readings.diagnostics_values(msg, '/desk/desk_teleop') or {}).get(key) == value
+            (msg.header.stamp.sec, msg.header.stamp.nanosec) > since
+            and (readings.diagnostics_values(msg, '/desk/desk_teleop') or {}).get(key) == value
             for msg in self._said), f'{key} {value}')
 
     def wait(self, more=10):
@@ -182,7 +184,7 @@ class Desk:
         self.probe.wait(lambda: self.n_sent >= before + more, 'messages')
 
     def press_anew(self):
-        """Let go of the dead-man, press it again and wait for targets."""
+        """Let go of the dead-man, press it again, wait for targets and hold it."""
         self.state = REST, FREE
         self.says('held', 'False')
         del self.targets[:], self.grippers[:]
@@ -190,9 +192,11 @@ class Desk:
         def leads():
             # Anew every 2 s: what is down in the first message that a node hears is no press.
             self.state = REST, FREE if self.n_sent % 100 < 5 else HELD
-            return len(self.targets) > 5 and self.state[1] == HELD
+            return len(self.targets) > 5
 
         self.probe.wait(leads, 'targets')
+        self.state = REST, HELD
+        self.wait()  # or a refused state that follows comes between letting go and a press
 
 
 @pytest.fixture()
