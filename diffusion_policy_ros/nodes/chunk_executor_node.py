@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+import math
 import time
 from typing import Any
 
@@ -38,8 +39,8 @@ from diffusion_policy_ros.nodes.target_output import other_publishers, TargetOut
 FINE = (Status.DISABLED, Status.NO_CHUNK, Status.STARTING, Status.STOPPING, Status.TRACKING,
         Status.TELEOP)
 WAITING = (Status.NO_CHUNK, Status.NO_POSE)
-SILENCE_NS = NS_PER_S // 5
-"""A node that ends, and has sent nothing for so long, has nothing to send."""
+SILENCE_S = 0.2
+"""A node that ends, and has sent nothing at the ticks of so long, has nothing to send."""
 PATIENCE_NS = 2 * NS_PER_S
 """How long there may be no /clock at the start."""
 RIVALS_EVERY_NS = NS_PER_S // 20
@@ -85,7 +86,8 @@ class ChunkExecutorNode(Node):
         self._started_ns, self._looked_ns = time.monotonic_ns(), 0  # steady clock
         self._last: Command | None = None
         self._ending = self._at_rest = False
-        self._sent_ns = 0  # steady clock
+        self._ticks_of_silence = math.ceil(SILENCE_S * config.command_rate_hz)
+        self._silent_ticks = 0
         self._subscribe(config)
         for name in ('enable', 'disable', 'reset', 'halt', 'clear_halt'):
             add_trigger(self, f'~/{name}', getattr(self, f'_{name}'))
@@ -99,10 +101,11 @@ class ChunkExecutorNode(Node):
         """Brake; return whether the arm was told to stand still, or nothing is to be told."""
         if not self._ending:
             self._ending, self._at_rest = True, False
-            self._sent_ns = time.monotonic_ns()
+            self._silent_ticks = 0
             self._core.halt()
             self._tick()
-        silent = time.monotonic_ns() - self._sent_ns > SILENCE_NS
+        # Counted by ticks: time goes on while a busy machine stops this process.
+        silent = self._silent_ticks > self._ticks_of_silence
         finished = self._lockstep or self._at_rest or silent
         if finished:
             self._output.flush()
@@ -185,6 +188,7 @@ class ChunkExecutorNode(Node):
             self._tick()
 
     def _tick(self) -> None:
+        self._silent_ticks += 1
         now_ns = self._now_ns()
         if not now_ns:
             if not self._lockstep and time.monotonic_ns() - self._started_ns > PATIENCE_NS:
@@ -233,7 +237,7 @@ class ChunkExecutorNode(Node):
             np.array_equal(last.position, command.position)
             and np.array_equal(last.quaternion, command.quaternion))
         self._output.send(command)
-        self._sent_ns = time.monotonic_ns()
+        self._silent_ticks = 0
 
     # Services and reports
 

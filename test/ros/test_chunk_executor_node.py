@@ -429,8 +429,9 @@ def test_a_teleoperator_wins_over_the_policy(world):
     assert stamps == sorted(stamps)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_brakes_first_and_a_hold_comes_last(world, number):
+@pytest.mark.parametrize('number, stopped_s', [
+    (signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGHUP, 0.0)])
+def test_a_signal_brakes_first_and_a_hold_comes_last(world, number, stopped_s):
     world = world(enable_on_start=True)
     world.move()
     world.keep_predicting(HOME)
@@ -440,6 +441,10 @@ def test_a_signal_brakes_first_and_a_hold_comes_last(world, number):
     world.wait(lambda: world.pose_now[0] > 0.1, 'the arm on its way')
     world.process.signal(number)
     time.sleep(0.05)
+    if stopped_s:  # as a busy machine does
+        world.process.signal(signal.SIGSTOP)
+        time.sleep(stopped_s)
+        world.process.signal(signal.SIGCONT)
     world.process.signal(number)  # as newer `ros2 run` forwards what the terminal sent, too
     world.wait(lambda: world.process.exit_code is not None, 'the end')
     assert world.process.exit_code == 0
