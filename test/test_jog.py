@@ -164,6 +164,18 @@ def test_the_first_that_the_gripper_is_told_is_taken_over_in_the_middle_of_a_lea
     assert jog.effort == 1.0
 
 
+def test_a_hand_that_may_have_been_moved_goes_on_as_it_is_told_anew_or_closes_at_a_press(jog):
+    press(jog, 0)  # the person leads it, and what it is told doesn't count
+    jog.forget()
+    assert jog.held and jog.effort is None
+    jog.told(-0.4)
+    assert jog.effort == -0.4
+    jog.forget()
+    press(jog)
+    press(jog, 0)
+    assert jog.effort == 1.0
+
+
 NUMBER = strategies.floats(-1, 1)
 
 

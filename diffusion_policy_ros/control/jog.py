@@ -121,6 +121,10 @@ class Jog:
         if not (self._held and self._leads_gripper):
             self.effort = effort
 
+    def forget(self) -> None:
+        """Count nothing as told to the gripper: somebody may have moved it."""
+        self.effort, self._leads_gripper = None, False
+
     def step(self, measured: np.ndarray, dt_s: float,
              commanded: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """

@@ -212,6 +212,13 @@ def floats(msg: Any, n: int) -> np.ndarray:
     return finite('data', np.array(msg.data))
 
 
+def executor_status(msg: Any) -> str:
+    """Return the `Status` name in a message of chunk_executor/status."""
+    if not msg.status or not msg.status[0].values:
+        raise ValueError("status: it is empty, expected the executor's")
+    return msg.status[0].values[0].value
+
+
 def diagnostics_values(msg: Any, name: str) -> dict[str, str] | None:
     """Return the values of the status called `name`, or None where the message holds none."""
     for status in msg.status:

@@ -228,7 +228,7 @@ def _conversion(role: str, config: PolicyConfig, arm: ArmConfig, image_format: s
     if role == TARGET_GRIPPER:
         return lambda message: _Sample(np.array([readings.gripper_target(message)]))
     if role == STATUS:
-        return _status
+        return lambda message: _Sample(readings.executor_status(message))
 
     def pose(message: Any) -> _Sample:
         observation = readings.pose_observation(message)
@@ -249,12 +249,6 @@ def _forget_later(stream: Stream, message: Any) -> None:
     if stream.stamps_ns and readings.stamp_ns(message.header) < stream.stamps_ns[-1]:
         stream.stamps_ns.clear()
         stream.values.clear()
-
-
-def _status(message: Any) -> _Sample:
-    if not message.status or not message.status[0].values:
-        raise ValueError("status: it is empty, expected the executor's")
-    return _Sample(message.status[0].values[0].value)
 
 
 def _camera(camera: CameraSpec, image_format: str) -> Read:

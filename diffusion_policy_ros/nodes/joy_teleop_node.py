@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import sys
 import time
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -15,8 +16,8 @@ from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import SetBool, Trigger
 
 from diffusion_policy_ros.control.jog import Jog, JogConfig
-from diffusion_policy_ros.control.readings import gripper_target, pose_observation
-from diffusion_policy_ros.datatypes import NS_PER_S, Observation, to_ns
+from diffusion_policy_ros.control.readings import executor_status, gripper_target, pose_observation
+from diffusion_policy_ros.datatypes import NS_PER_S, Observation, Status, to_ns
 from diffusion_policy_ros.nodes import spin
 from diffusion_policy_ros.nodes.diagnostics import Diagnostics, OK, Report, WARN
 from diffusion_policy_ros.nodes.guard import Guard
@@ -26,6 +27,8 @@ from diffusion_policy_ros.nodes.qos import input_qos, LATCHED, RELIABLE
 from diffusion_policy_ros.nodes.services import log_outcome
 
 RECORDER = 'demo_recorder'
+STANDS = {Status.DISABLED.name, Status.HALTED.name, Status.ASTRAY.name}
+"""What the executor says where somebody may come to the arm and move its hand."""
 UNTOLD = ('The gripper was told nothing yet, so an arm that has one waits: gripper_button closes '
           'it and begins.')
 
@@ -62,7 +65,8 @@ class JoyTeleop(Node):
     The gripper goes on as target_gripper last told it. Before anything was told only poses are
     sent, which the executor of an arm with a gripper does not follow: gripper_state says nothing
     without the arm's YAML, and a guess could open a hand that holds something. The first press of
-    gripper_button then closes the hand and lets the arm follow.
+    gripper_button then closes the hand and lets the arm follow. What was told before the executor
+    was disabled or held counts as nothing, unless it tells it still.
     """
 
     def __init__(self) -> None:
@@ -73,6 +77,7 @@ class JoyTeleop(Node):
         self._commanded: np.ndarray | None = None
         self._pose_ns = self._commanded_ns = self._joy_ns = self._step_ns = 0  # steady clock
         self._n_targets = 0
+        self._disabled = False
         self._guard = Guard(self.get_logger().warning)
         self._motion = self.create_publisher(PoseStamped, 'teleop_pose', RELIABLE)
         self._gripper = self.create_publisher(JointState, 'teleop_gripper', RELIABLE)
@@ -87,6 +92,8 @@ class JoyTeleop(Node):
         self.create_subscription(
             JointState, 'target_gripper', self._guard('target_gripper', self._on_latched), LATCHED,
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
+        self.create_subscription(DiagnosticArray, 'chunk_executor/status', self._guard(
+            'chunk_executor/status', self._on_status), LATCHED)
         trigger = {name: self.create_client(Trigger, f'{RECORDER}/{name}')
                    for name in ('start', 'discard')}
         save = self.create_client(SetBool, f'{RECORDER}/save')
@@ -113,12 +120,20 @@ class JoyTeleop(Node):
         self._commanded, self._commanded_ns = pose_observation(msg).value, time.monotonic_ns()
 
     def _on_gripper(self, msg: JointState) -> None:
-        self._jog.told(gripper_target(msg))
+        effort = gripper_target(msg)
+        if not self._disabled:  # the arm may still brake
+            self._jog.told(effort)
 
     def _on_latched(self, msg: JointState) -> None:
         """Take over what the hand was told last; what it is told from then on is heard twice."""
         if self._jog.effort is None:
             self._on_gripper(msg)
+
+    def _on_status(self, msg: DiagnosticArray) -> None:
+        status = executor_status(msg)
+        self._disabled = status == Status.DISABLED.name
+        if status in STANDS:
+            self._jog.forget()
 
     def _tick(self) -> None:
         now_ns, config = time.monotonic_ns(), self._config

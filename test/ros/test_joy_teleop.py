@@ -157,6 +157,7 @@ class Desk:
         self._joy = probe.publisher(Joy, 'desk/joy')
         self._pose = probe.publisher(PoseStamped, 'desk/ee_pose')
         self._gripper = probe.publisher(JointState, 'desk/target_gripper')
+        self._status = probe.publisher(DiagnosticArray, 'desk/chunk_executor/status', LATCHED)
         probe.node.create_timer(0.02, self._send)
 
     def _send(self):
@@ -177,6 +178,11 @@ class Desk:
             (msg.header.stamp.sec, msg.header.stamp.nanosec) > since
             and (readings.diagnostics_values(msg, '/desk/desk_teleop') or {}).get(key) == value
             for msg in self._said), f'{key} {value}')
+
+    def is_now(self, status):
+        """Say as the executor how the arm stands."""
+        self._status.publish(messages.diagnostics_message(
+            '/desk/chunk_executor', b'\0', 'so it is', {'status': status}, 1))
 
     def wait(self, more=10):
         """Wait until so many more messages of the gamepad were sent."""
@@ -220,6 +226,28 @@ def test_a_takeover_sends_what_the_gripper_was_last_told_and_nothing_before(desk
     desk.probe.wait(lambda: readings.gripper_target(desk.grippers[-1]) == -0.8, 'that, too')
     desk.state = REST, FREE
     desk.says('gripper', 'open')
+
+
+def test_a_hand_that_somebody_may_have_moved_is_not_told_its_old_effort(desk):
+    desk.told = -0.8
+    desk.says('gripper', 'open')
+    desk.is_now('DISABLED')
+    desk.says('gripper', 'unknown')  # though the arm that brakes is told it still
+    desk.told = None
+    desk.wait(50)
+    desk.is_now('NO_CHUNK')
+    desk.press_anew()
+    assert not desk.grippers
+    desk.told = -0.8
+    desk.says('gripper', 'open')
+    desk.is_now('HALTED')
+    desk.wait(100)
+    desk.says('gripper', 'open')  # it is told so still
+    desk.told = None
+    desk.is_now('TRACKING')
+    desk.wait()
+    desk.is_now('HALTED')
+    desk.says('gripper', 'unknown')
 
 
 def test_who_starts_late_hears_what_the_hand_was_told_once(start, probe):
