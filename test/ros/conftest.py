@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, IO
+from typing import Any, IO, NamedTuple
 
 import pytest
 import yaml
@@ -63,6 +63,14 @@ def wait_until(predicate: Callable[[], Any], step: Callable[[], None], what: str
     return value
 
 
+class Report(NamedTuple):
+    """What a node says about itself on /diagnostics."""
+
+    level: bytes
+    message: str
+    values: dict[str, str]
+
+
 class Probe:
     """A node beside the one that is tested: it publishes, collects, calls and waits."""
 
@@ -73,6 +81,7 @@ class Probe:
         self.node = Node(name, start_parameter_services=False)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
+        self._reports: list | None = None
 
     def add(self, node: Any) -> Any:
         """Spin another node of this process along with the probe."""
@@ -92,6 +101,31 @@ class Probe:
         messages: list = []
         self.node.create_subscription(kind, topic, messages.append, qos)
         return messages
+
+    def report(self, name: str,
+               predicate: Callable[[dict[str, str]], Any] = lambda values: True) -> Report:
+        """Return the first report of a node, made from now on, whose values are as expected."""
+        from diagnostic_msgs.msg import DiagnosticArray
+
+        from diffusion_policy_ros.nodes.qos import LATCHED
+
+        since_ns = time.time_ns()
+        if self._reports is None:
+            reports = self._reports = []
+            self.node.create_subscription(
+                DiagnosticArray, '/diagnostics',
+                lambda msg, info: reports.append((info['source_timestamp'], msg)), LATCHED)
+        self._reports.clear()
+
+        def found() -> Report | None:
+            for sent_ns, msg in self._reports:
+                for status in msg.status:
+                    values = {item.key: item.value for item in status.values}
+                    if sent_ns > since_ns and status.name == name and predicate(values):
+                        return Report(status.level, status.message, values)
+            return None
+
+        return self.wait(found, f'a report of {name}')
 
     def publisher(self, kind: type, topic: str, qos: Any = 100, readers: int = 1) -> Any:
         """Return a publisher once it has found `readers` subscriptions."""

@@ -50,7 +50,6 @@ class World:
         self.probe, self.name = probe, '/chunk_executor'
         self.targets, self.sent = [], []
         self.pose_now = HOME.copy()
-        self.reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
         for kind, topic in ((PoseStamped, 'target_pose'), (JointState, 'target_gripper')):
             probe.node.create_subscription(
                 kind, topic, lambda msg, info: self._on_target(msg, info), 100)
@@ -129,17 +128,8 @@ class World:
         return self.report(lambda values: values['status'] in names)
 
     def report(self, predicate):
-        """Return the values of a report that satisfies `predicate`, not of an older one."""
-        self.reports.clear()
-
-        def find_report():
-            for msg in reversed(self.reports):
-                values = readings.diagnostics_values(msg, self.name)
-                if values is not None:
-                    return values if predicate(values) else None
-            return None
-
-        return self.wait(find_report, 'a report')
+        """Return the values of a report from now on that satisfies `predicate`."""
+        return self.probe.report(self.name, predicate).values
 
 
 @pytest.fixture()
@@ -422,8 +412,8 @@ def test_a_teleoperator_wins_over_the_policy(world):
     world.wait_for_status(Status.TELEOP)
     hand.cancel()
     world.wait(lambda: world.pose_now[1] < HOME[1] + 1e-4, 'the arm back with the policy')
-    world.wait_for_status(Status.TRACKING)
-    led = [msg.status[0].values[0].value for msg in said]
+    world.wait(lambda: readings.executor_status(said[-1]) == 'TRACKING', 'its lead')
+    led = [readings.executor_status(msg) for msg in said]
     assert led.index('TRACKING') < led.index('TELEOP') < len(led) - 1 - led[::-1].index('TRACKING')
     stamps = [readings.stamp_ns(msg.header) for msg in said]
     assert stamps == sorted(stamps)
@@ -475,9 +465,9 @@ def test_a_pose_of_another_clock_is_counted_and_named(world, enabled):
     world = world(enable_on_start=enabled)
     for _ in range(3):
         world.measure(world.now_ns - 10 * NS_PER_S)
-    world.report(lambda values: values.get('refused ee_pose stamp') == '3')
-    assert [status.level for msg in world.reports for status in msg.status
-            if status.name == world.name][-1] == DiagnosticStatus.WARN
+    report = world.probe.report(
+        world.name, lambda values: values.get('refused ee_pose stamp') == '3')
+    assert report.level == DiagnosticStatus.WARN
     assert len(re.findall(r'ee_pose refused: stamp: 10\.\d+ s before now', world.process.log)) == 1
     assert not world.sent
 

@@ -85,13 +85,8 @@ class Arm:
         """Wait until as many messages of each topic have come: a signal may overtake them."""
         names = {f'/{topic}' for topic in self.publishers}
 
-        def kept():
-            return [status for report in reports for status in report.status
-                    if status.name == f'/{self.name}' and names <= {
-                        item.key for item in status.values if item.value.startswith(f'{count} ')}]
-
-        reports = self.probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
-        self.probe.wait(kept, f'a report of {count} messages')
+        self.probe.report(f'/{self.name}', lambda values: names <= {
+            name for name, said in values.items() if said.startswith(f'{count} ')})
 
     def names(self):
         return sorted(path.name for path in self.folder.iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.nodes.bringup import ARM
-from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.sim.arm import MetaWorldArm
 from diffusion_policy_ros.sim.experts import Expert
 from diffusion_policy_ros.sim.tasks import MAX_STEPS, STEP_NS, TASKS
@@ -76,26 +74,12 @@ def over_topics(probe, task, seed, n_targets):
     return success[-1].data, [targets[stamp_ns] for stamp_ns in sorted(targets)]
 
 
-def report(probe, node, **expected):
-    """Return a node's values on /diagnostics, once these are among them."""
-    reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
-
-    def values():
-        for report in reports:
-            found = readings.diagnostics_values(report, f'/{node}')
-            if found is not None and expected.items() <= found.items():
-                return found
-        return None
-
-    return probe.wait(values, f'a report of {node} with {expected}')
-
-
 def check(nodes, probe, task, seed):
     expected, targets = in_the_environment(task, seed)
     success, received = over_topics(probe, task, seed, len(targets))
     assert (task, success) == (task, expected)
     np.testing.assert_allclose(received, targets, rtol=0.0, atol=1e-12)
-    limited = {key: value for key, value in report(probe, 'chunk_executor').items()
+    limited = {key: value for key, value in probe.report('/chunk_executor').values.items()
                if key.startswith(('limited', 'refused'))}
     assert limited == {}
     assert all(process.exit_code is None for process in nodes.values())
@@ -122,7 +106,8 @@ def test_a_bad_state_is_refused_and_the_next_one_answered(nodes, probe):
         states.publish(Float64MultiArray(data=data))
     probe.wait(lambda: answers, 'an answer')
     assert readings.stamp_ns(answers[0].header) == 5 * 10**9
-    report(probe, 'expert', **{'refused metaworld_bridge/sim_state data': '2'})
+    probe.report('/expert', lambda values: values.get(
+        'refused metaworld_bridge/sim_state data') == '2')
     assert ('metaworld_bridge/sim_state refused: data: 42 numbers, expected 43'
             in nodes['expert'].log)
 

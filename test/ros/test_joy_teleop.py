@@ -153,7 +153,6 @@ class Desk:
         self.probe, self.state, self.told, self.n_sent = probe, (REST, FREE), None, 0
         self.targets = probe.collect(PoseStamped, 'desk/teleop_pose', 1000)
         self.grippers = probe.collect(JointState, 'desk/teleop_gripper', 1000)
-        self._said = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
         self._joy = probe.publisher(Joy, 'desk/joy')
         self._pose = probe.publisher(PoseStamped, 'desk/ee_pose')
         self._gripper = probe.publisher(JointState, 'desk/target_gripper')
@@ -171,13 +170,8 @@ class Desk:
             self.n_sent += 1
 
     def says(self, key, value):
-        """Wait until the teleoperator reports this, in a report made from now on."""
-        now = self.probe.node.get_clock().now().to_msg()
-        since = now.sec, now.nanosec
-        self.probe.wait(lambda: any(
-            (msg.header.stamp.sec, msg.header.stamp.nanosec) > since
-            and (readings.diagnostics_values(msg, '/desk/desk_teleop') or {}).get(key) == value
-            for msg in self._said), f'{key} {value}')
+        """Wait until the teleoperator reports this."""
+        self.probe.report('/desk/desk_teleop', lambda values: values[key] == value)
 
     def is_now(self, status):
         """Say as the executor how the arm stands."""

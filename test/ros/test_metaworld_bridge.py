@@ -7,7 +7,7 @@ import math
 import re
 import signal
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
@@ -27,7 +27,6 @@ from diffusion_policy_ros.nodes.bringup import node_parameters
 from diffusion_policy_ros.nodes.expert_node import ExpertConfig
 from diffusion_policy_ros.nodes.metaworld_bridge_node import BridgeConfig
 from diffusion_policy_ros.nodes.outcome import Outcome
-from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.nodes.resources import find
 from diffusion_policy_ros.nodes.sim_runner import RunnerConfig
 from diffusion_policy_ros.sim.arm import MetaWorldArm
@@ -52,7 +51,6 @@ class Bridge:
         self.images = probe.collect(Image, f'{namespace}/arm/image_raw')
         self.success = probe.collect(Bool, f'{self.name}/success')
         self.truncated = probe.collect(Bool, f'{self.name}/truncated')
-        self.reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
         self._pose = probe.publisher(PoseStamped, f'{namespace}/target_pose')
         self._gripper = probe.publisher(JointState, f'{namespace}/target_gripper')
 
@@ -96,30 +94,15 @@ class Bridge:
 
     def report(self) -> tuple[bytes, str, dict[str, str]]:
         """Return the next report on /diagnostics."""
-        def own() -> list:
-            return [status for report in self.reports for status in report.status
-                    if status.name == self.name]
-
-        self.reports.clear()
-        self.probe.wait(own, 'a report')
-        status = own()[-1]
-        return status.level, status.message, {item.key: item.value for item in status.values}
+        return self.probe.report(self.name)
 
     def wait_for_report(self, **expected) -> dict[str, str]:
         """Return the first report with these values."""
-        return self._wait_for_report(lambda values: all(
-            values.get(key) == value for key, value in expected.items()), expected)
+        return self.probe.report(self.name, lambda values: all(
+            values.get(key) == value for key, value in expected.items())).values
 
     def wait_for_factor(self, most) -> None:
-        self._wait_for_report(lambda values: 0 < float(values['achieved_factor']) <= most,
-                              f'achieved_factor up to {most}')
-
-    def _wait_for_report(self, is_expected, expected) -> dict[str, str]:
-        for _ in range(10):
-            values = self.report()[2]
-            if is_expected(values):
-                return values
-        pytest.fail(f'no report with {expected}, the last was {values}')
+        self.probe.report(self.name, lambda values: 0 < float(values['achieved_factor']) <= most)
 
 
 PARAMETERS = {'task': TASK, 'mode': 'lockstep', 'image_height': SIZE, 'image_width': SIZE,

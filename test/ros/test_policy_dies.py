@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 from sensor_msgs.msg import Image, JointState
@@ -14,7 +13,6 @@ import yaml
 
 from diffusion_policy_ros.control import readings
 from diffusion_policy_ros.nodes import messages
-from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 
 PERIOD_NS = 25_000_000
@@ -34,7 +32,6 @@ class Arm:
         self._pose = probe.publisher(PoseStamped, 'ee_pose', readers=0)
         self._gripper = probe.publisher(JointState, 'gripper_state', readers=0)
         self.targets = probe.collect(PoseStamped, 'target_pose')
-        self.reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
         self._next_ns = probe.node.get_clock().now().nanoseconds
         self._picture = np.zeros((SOURCE, SOURCE, 3), np.uint8)
         probe.node.create_timer(0.01, self._publish)
@@ -52,16 +49,8 @@ class Arm:
 
     def wait_for_status(self, status):
         """Return the number of commands when the executor's newest report has this status."""
-        self.reports.clear()
-
-        def find_report():
-            for msg in reversed(self.reports):
-                values = readings.diagnostics_values(msg, '/chunk_executor')
-                if values is not None:
-                    return int(values['commands']) if values['status'] == status else None
-            return None
-
-        return self._probe.wait(find_report, status)
+        return int(self._probe.report(
+            '/chunk_executor', lambda values: values['status'] == status).values['commands'])
 
 
 def test_the_executor_outlives_the_policy(start, probe, tmp_path):

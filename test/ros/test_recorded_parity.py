@@ -28,6 +28,7 @@ from diffusion_policy_ros.typed import to_mapping
 
 FRAME = 'base'
 SECONDS = 2.0
+SLOWER = 4  # than the stamps: the policy's queue holds a third of a second of pictures
 LATE_NS = NS_PER_S // 50
 STORE = get_typestore(Stores.ROS2_JAZZY)
 
@@ -64,16 +65,17 @@ KINDS = {'wrist/image_raw': Image, 'ee_pose': PoseStamped, 'gripper_state': Join
 
 
 def show(probe, publishers, found):
-    """Publish at the stamps' rate, never faster, and wait until all is through."""
+    """Publish `SLOWER` than the stamps, without a burst, and wait until all is through."""
     began, first_ns = time.monotonic_ns(), found[0][0]
 
     def elapsed_ns():
         return time.monotonic_ns() - began
 
     for stamp_ns, name, message in found:
-        probe.wait(lambda due_ns=stamp_ns - first_ns: elapsed_ns() >= due_ns, 'its time')
+        due_ns = SLOWER * (stamp_ns - first_ns)
+        probe.wait(lambda due_ns=due_ns: elapsed_ns() >= due_ns, 'its time')
         publishers[name].publish(message)
-        late_ns = elapsed_ns() - (stamp_ns - first_ns)
+        late_ns = elapsed_ns() - due_ns
         began += late_ns * (late_ns > LATE_NS)  # no burst, which would overflow queues
     last_ns = elapsed_ns()
     probe.wait(lambda: elapsed_ns() > last_ns + NS_PER_S, 'the last chunk')
