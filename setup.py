@@ -51,6 +51,7 @@ extras = {
         'hypothesis',
         'psutil',
         'pytest',
+        'pytest-rerunfailures',
         'pytest-timeout',
         'pytest-xdist',
     ],
