@@ -424,10 +424,12 @@ def test_a_teleoperator_wins_over_the_policy(world):
 def test_a_signal_brakes_first_and_a_hold_comes_last(world, number, stopped_s):
     world = world(enable_on_start=True)
     world.move()
-    world.keep_predicting(HOME)
+    rest = world.keep_predicting(HOME)
     world.wait_for_status(Status.TRACKING)
+    rest.cancel()
+    ahead = [0.8 * LIMITS['max_start_jump'], 0, 0]  # of the arm, so that it may start anew
     world.probe.node.create_timer(
-        0.1, lambda: world.predict(world.now_ns, HOME + [0.9, 0, 0]))
+        0.1, lambda: world.predict(world.now_ns, world.pose_now + ahead))
     world.wait(lambda: world.pose_now[0] > 0.1, 'the arm on its way')
     world.process.signal(number)
     time.sleep(0.05)
