@@ -1040,7 +1040,7 @@ def test_what_two_policies_sent_is_not_followed_when_one_of_them_is_gone():
     assert robot.run(5)[1] == Status.TRACKING
 
 
-@pytest.mark.parametrize('event', ['disable', 'conflict', 'halt'])
+@pytest.mark.parametrize('event', ['disable', 'conflict', 'halt', 'reset'])
 def test_a_hand_that_somebody_may_have_moved_is_not_told_the_old_effort(event):
     robot = Robot(replace(ARM, gripper=replace(ARM.gripper, send_on_change=True)))
     robot.track()
@@ -1049,6 +1049,7 @@ def test_a_hand_that_somebody_may_have_moved_is_not_told_the_old_effort(event):
     begin, end = {
         'disable': (executor.disable, executor.enable),
         'halt': (executor.halt, executor.clear_halt),
+        'reset': (lambda: None, executor.reset),
         'conflict': (lambda: executor.conflict(Status.CONFLICT),
                      lambda: executor.conflict(None))}[event]
     begin()
@@ -1059,6 +1060,18 @@ def test_a_hand_that_somebody_may_have_moved_is_not_told_the_old_effort(event):
     assert all(command.gripper is None for command in robot.sent)
     robot.run(5, each=lambda: robot.teleop(HOME, gripper=1.0))
     assert robot.sent[-1].gripper == 1.0
+
+
+def test_the_hand_of_an_arm_that_was_guided_away_is_not_told_the_old_effort():
+    robot = Robot()
+    robot.track()
+    assert robot.sent[-1].gripper == -1.0
+    assert elsewhere(robot, np.array([0.0, 0.0, 1.6])) == (None, Status.ASTRAY)
+    robot.position = HOME
+    robot.sent.clear()
+    robot.executor.clear_halt()
+    robot.run(5, each=lambda: robot.teleop(HOME, gripper=1.0))
+    assert {command.gripper for command in robot.sent} == {1.0}
 
 
 def test_a_hand_that_is_told_all_the_time_goes_on_being_told_after_a_halt():

@@ -47,7 +47,6 @@ class ChunkExecutor:
         """
         self._lockstep = config.lockstep
         self._has_gripper = arm.gripper.type != 'none'
-        self._told_once = arm.gripper.send_on_change
         period_ns = round(NS_PER_S / config.command_rate_hz)
         self._min_step_ns = period_ns // 2
         self._jitter_ns = 0 if config.lockstep else period_ns  # a clock's small step back
@@ -91,8 +90,7 @@ class ChunkExecutor:
         self._halted = self._astray = False
         if self._motion is not None:
             self._motion.forgive()
-            if self._told_once:  # since the halt, so somebody may have moved the hand
-                self._motion.gripper = None
+            self._motion.forget_hand()
 
     def conflict(self, status: Status | None) -> None:
         """
@@ -113,6 +111,8 @@ class ChunkExecutor:
         self._drop(self._reset_ns if self._now_ns is None else self._now_ns)
         self._astray &= not self._lockstep
         self.limits_acted.clear()
+        if self._motion is not None:
+            self._motion.forget_hand()  # it may hold the next part by now
 
     @property
     def enabled(self) -> bool:

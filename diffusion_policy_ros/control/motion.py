@@ -45,6 +45,7 @@ class Motion:
         self._fixed_orientation = (None if arm.fixed_orientation is None
                                    else rotation.normalise(arm.fixed_orientation))
         self._has_gripper = arm.gripper.type != 'none'
+        self._told_once = arm.gripper.send_on_change
         self._period_ns = period_ns
         self._longest_step_ns = longest_step_ns
         self._orientation: np.ndarray | None = None
@@ -123,6 +124,7 @@ class Motion:
         if steady_ns - self._elsewhere_since_ns >= ELSEWHERE_NS:
             if self._followed or outside > self._limits.max_start_jump:
                 self.drop()
+                self.gripper = None  # who guides the arm may have moved the hand
             else:
                 self.begin(pose)
                 self._followed = True
@@ -131,6 +133,11 @@ class Motion:
     def forgive(self) -> None:
         """Let the command go once more to an arm that is elsewhere."""
         self._followed = False
+
+    def forget_hand(self) -> None:
+        """Take the hand as moved by somebody, unless it is told all the time what to do."""
+        if self._told_once:
+            self.gripper = None
 
     def _apart(self, one: np.ndarray, other: np.ndarray) -> bool:
         """Return whether an arm can't be at both of two poses (7,) at a time."""

@@ -83,6 +83,7 @@ class ChunkExecutorNode(Node):
         self._pose_timeout_ns = to_ns(config.pose_timeout_s)
         self._status = self._logged = self._core.status
         self._rivals: list[str] = []
+        self._conflict: Status | None = None
         self._started_ns, self._looked_ns = time.monotonic_ns(), 0  # steady clock
         self._last: Command | None = None
         self._ending = self._at_rest = False
@@ -227,9 +228,9 @@ class ChunkExecutorNode(Node):
                     self._guard.refuse(topic, f'second publisher: {", ".join(names)}, expected '
                                        f'{expected}')
         self._core.conflict(conflict)
-        if self._rivals and not rivals:
-            self._output.forget()  # a rival may have moved the hand
-        self._rivals = sorted(rivals)
+        if self._conflict == Status.CONFLICT != conflict:
+            self._output.forget()  # the rival may have moved the hand
+        self._conflict, self._rivals = conflict, sorted(rivals)
 
     def _send(self, command: Command) -> None:
         last, self._last = self._last, command
@@ -244,7 +245,8 @@ class ChunkExecutorNode(Node):
     def _enable(self) -> str:
         if self._arm.limits is None:
             raise ValueError(Status.NO_LIMITS.value)
-        self._output.forget()
+        if not self._core.enabled:
+            self._output.forget()
         self._core.enable()
         blocked = self._core.blocked
         return 'enabled' if blocked is None else f'enabled, but not yet moved: {blocked.value}'

@@ -27,8 +27,9 @@ from diffusion_policy_ros.nodes.qos import input_qos, LATCHED, RELIABLE
 from diffusion_policy_ros.nodes.services import log_outcome
 
 RECORDER = 'demo_recorder'
-STANDS = {Status.DISABLED.name, Status.HALTED.name, Status.ASTRAY.name}
-"""What the executor says where somebody may come to the arm and move its hand."""
+AWAY = {status.name for status in (
+    Status.DISABLED, Status.HALTED, Status.ASTRAY, Status.CONFLICT)}
+"""What the executor says where somebody else may move the hand."""
 UNTOLD = ('The gripper was told nothing yet, so an arm that has one waits: gripper_button closes '
           'it and begins.')
 
@@ -65,8 +66,8 @@ class JoyTeleop(Node):
     The gripper goes on as target_gripper last told it. Before anything was told only poses are
     sent, which the executor of an arm with a gripper does not follow: gripper_state says nothing
     without the arm's YAML, and a guess could open a hand that holds something. The first press of
-    gripper_button then closes the hand and lets the arm follow. What was told before the executor
-    was disabled or held counts as nothing, unless it tells it still.
+    gripper_button then closes the hand and lets the arm follow. What was told before somebody
+    else may have moved the hand counts as nothing, unless the executor tells it still.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ class JoyTeleop(Node):
         self._commanded: np.ndarray | None = None
         self._pose_ns = self._commanded_ns = self._joy_ns = self._step_ns = 0  # steady clock
         self._n_targets = 0
-        self._disabled = False
+        self._away = False
         self._guard = Guard(self.get_logger().warning)
         self._motion = self.create_publisher(PoseStamped, 'teleop_pose', RELIABLE)
         self._gripper = self.create_publisher(JointState, 'teleop_gripper', RELIABLE)
@@ -121,7 +122,7 @@ class JoyTeleop(Node):
 
     def _on_gripper(self, msg: JointState) -> None:
         effort = gripper_target(msg)
-        if not self._disabled:  # the arm may still brake
+        if not self._away:  # the arm may still brake
             self._jog.told(effort)
 
     def _on_latched(self, msg: JointState) -> None:
@@ -130,9 +131,8 @@ class JoyTeleop(Node):
             self._on_gripper(msg)
 
     def _on_status(self, msg: DiagnosticArray) -> None:
-        status = executor_status(msg)
-        self._disabled = status == Status.DISABLED.name
-        if status in STANDS:
+        self._away = executor_status(msg) in AWAY
+        if self._away:
             self._jog.forget()
 
     def _tick(self) -> None:

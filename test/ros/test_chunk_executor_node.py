@@ -496,6 +496,28 @@ def test_a_hand_is_told_again_after_a_halt(world):
     world.wait(lambda: told() > before, 'the gripper target again')
 
 
+def test_a_hand_that_was_told_once_is_told_nothing_by_a_hold(world):
+    gripper = {'command_open': 0.08, 'command_closed': 0.0, 'send_on_change': True}
+    world = world(arm={**ARM, 'gripper': gripper}, enable_on_start=True)
+    world.move()
+    policy = world.keep_predicting(HOME)
+    world.wait_for_status(Status.TRACKING)
+    policy.cancel()
+    world.wait_for_status(Status.HELD)
+    other = Node('other_policy', context=world.probe.node.context)
+    other.create_publisher(MultiDOFJointTrajectory, 'ee_trajectory', 10)
+    world.wait_for_status(Status.TWO_POLICIES)
+    other.destroy_node()
+    world.wait_for_status(Status.NO_CHUNK)
+    for service in ('enable', 'reset'):
+        assert world.call(service)[0]
+        commands = len(world.targets)
+        world.wait(lambda sent=commands: len(world.targets) > sent + 20, 'the hold')
+    assert [kind for _, kind in world.sent].count(JointState) == 1
+    world.predict(world.now_ns, HOME)
+    world.wait(lambda: [kind for _, kind in world.sent].count(JointState) == 2, 'the order')
+
+
 def test_an_arm_without_limits_is_not_moved(world):
     arm = {key: value for key, value in ARM.items() if key != 'limits'}
     world = world(arm=arm, enable_on_start=True)
