@@ -45,7 +45,7 @@ class Bridge:
 
     def __init__(self, process, probe, namespace='') -> None:
         self.process, self.probe, self.name = process, probe, f'{namespace}/{NAME}'
-        self._begins_ns = 0
+        self._begins_ns = self._shown_ns = 0
         self.poses = probe.collect(PoseStamped, f'{namespace}/ee_pose')
         self.grippers = probe.collect(JointState, f'{namespace}/gripper_state')
         self.images = probe.collect(Image, f'{namespace}/arm/image_raw')
@@ -58,6 +58,7 @@ class Bridge:
         answer = self.probe.call(Trigger, f'{self.name}/reset')
         begins = re.search(r' begins at ([\d.]+) s$', answer.message)
         self._begins_ns = round(float(begins[1]) * NS_PER_S) if begins else 0
+        self._shown_ns = 0
         return answer
 
     def set(self, **values) -> list:
@@ -66,8 +67,14 @@ class Bridge:
         return self.probe.call(SetParameters, f'{self.name}/set_parameters', request).results
 
     def next_pose(self) -> PoseStamped:
-        self.probe.wait(lambda: self.of_the_episode(self.poses), 'ee_pose')
-        return self.poses.pop(0)
+        """Return the next tick's pose; a tick that is waited for is shown again."""
+        def later() -> list:
+            return [msg for msg in self.of_the_episode(self.poses) if stamp(msg) > self._shown_ns]
+
+        pose = self.probe.wait(later, 'ee_pose')[0]
+        self._shown_ns = stamp(pose)
+        self.poses[:] = later()
+        return pose
 
     def of_the_episode(self, received: list) -> list:
         """Return what was received, without ticks of the last episode that were shown again."""
