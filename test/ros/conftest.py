@@ -107,6 +107,7 @@ class Probe:
         """Return the first report of a node, made from now on, whose values are as expected."""
         from diagnostic_msgs.msg import DiagnosticArray
 
+        from diffusion_policy_ros.control.readings import diagnostics_values
         from diffusion_policy_ros.nodes.qos import LATCHED
 
         since_ns = time.time_ns()
@@ -119,10 +120,9 @@ class Probe:
 
         def found() -> Report | None:
             for sent_ns, msg in self._reports:
-                for status in msg.status:
-                    values = {item.key: item.value for item in status.values}
-                    if sent_ns > since_ns and status.name == name and predicate(values):
-                        return Report(status.level, status.message, values)
+                values = diagnostics_values(msg, name)
+                if sent_ns > since_ns and values is not None and predicate(values):
+                    return Report(msg.status[0].level, msg.status[0].message, values)
             return None
 
         return self.wait(found, f'a report of {name}')

@@ -39,6 +39,7 @@ LIMITS = {
     'max_tracking_error': 0.1, 'max_tracking_turn': 0.5}
 ARM = {'base_frame': 'base', 'ee_frame': 'hand', 'limits': LIMITS,
        'gripper': {'command_open': 0.08, 'command_closed': 0.0}}
+TOLD_ONCE = {**ARM, 'gripper': {**ARM['gripper'], 'send_on_change': True}}
 LOCKSTEP = {'lockstep': True, 'n_action_steps': N_ACTION_STEPS, 'dt_s': DT_NS / NS_PER_S,
             'enable_on_start': True}
 
@@ -71,6 +72,11 @@ class World:
     def order(self):
         """Types of the targets' messages in the order in which they were sent."""
         return [kind for _, kind in sorted(self.sent, key=lambda item: item[0])]
+
+    @property
+    def told(self):
+        """How often the gripper was told something."""
+        return self.order.count(JointState)
 
     @property
     def now_ns(self):
@@ -476,29 +482,23 @@ def test_a_pose_of_another_clock_is_counted_and_named(world, enabled):
 
 def test_a_hand_is_told_again_after_a_halt(world):
     """Somebody may have opened it: the arm must not go on without what it held."""
-    gripper = {'command_open': 0.08, 'command_closed': 0.0, 'send_on_change': True}
-    world = world(arm={**ARM, 'gripper': gripper}, enable_on_start=True)
+    world = world(arm=TOLD_ONCE, enable_on_start=True)
     world.move()
     world.keep_predicting(HOME)
     world.wait_for_status(Status.TRACKING)
-
-    def told():
-        return sum(kind is JointState for _, kind in world.sent)
-
-    world.wait(told, 'a gripper target')
+    world.wait(lambda: world.told, 'a gripper target')
     assert world.call('halt')[0]
     world.wait_for_status(Status.HALTED)
-    before = told()
+    before = world.told
     assert world.call('enable') == (
         True, f'enabled, but not yet moved: {Status.HALTED.value}')
     assert world.call('clear_halt')[0]
     world.wait_for_status(Status.TRACKING)
-    world.wait(lambda: told() > before, 'the gripper target again')
+    world.wait(lambda: world.told > before, 'the gripper target again')
 
 
 def test_a_hand_that_was_told_once_is_told_nothing_by_a_hold(world):
-    gripper = {'command_open': 0.08, 'command_closed': 0.0, 'send_on_change': True}
-    world = world(arm={**ARM, 'gripper': gripper}, enable_on_start=True)
+    world = world(arm=TOLD_ONCE, enable_on_start=True)
     world.move()
     policy = world.keep_predicting(HOME)
     world.wait_for_status(Status.TRACKING)
@@ -513,9 +513,9 @@ def test_a_hand_that_was_told_once_is_told_nothing_by_a_hold(world):
         assert world.call(service)[0]
         commands = len(world.targets)
         world.wait(lambda sent=commands: len(world.targets) > sent + 20, 'the hold')
-    assert [kind for _, kind in world.sent].count(JointState) == 1
+    assert world.told == 1
     world.predict(world.now_ns, HOME)
-    world.wait(lambda: [kind for _, kind in world.sent].count(JointState) == 2, 'the order')
+    world.wait(lambda: world.told == 2, 'the order')
 
 
 def test_an_arm_without_limits_is_not_moved(world):

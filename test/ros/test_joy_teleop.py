@@ -60,7 +60,7 @@ class Pad:
 
     @property
     def leads(self):
-        return bool(self.said) and self.said[-1].status[0].values[0].value == 'TELEOP'
+        return bool(self.said) and readings.executor_status(self.said[-1]) == 'TELEOP'
 
     def press(self, *buttons):
         """Return the state of the buttons with the dead-man and some others down."""

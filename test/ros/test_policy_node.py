@@ -8,7 +8,6 @@ import math
 import re
 import signal
 
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -29,7 +28,6 @@ from diffusion_policy_ros.control.images import camera_image
 from diffusion_policy_ros.datatypes import EE_POSE, GRIPPER, NS_PER_S, ObservationWindow
 from diffusion_policy_ros.nodes import messages
 from diffusion_policy_ros.nodes.policy_node import PolicyNodeConfig
-from diffusion_policy_ros.nodes.qos import LATCHED
 from diffusion_policy_ros.nodes.resources import config_folder
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import episode_noise
@@ -286,29 +284,25 @@ def test_a_lifecycle_manager_starts_it_and_all_differences_come_in_one_report(
     assert len(re.findall(r'a chunk takes [0-9.]+ ms \(median\), latency_budget_s leaves 0.0 ms: '
                           'at full speed the arm will hold between chunks', process.log)) == 2
 
-    reports = probe.collect(DiagnosticArray, '/diagnostics', LATCHED)
     image = probe.publisher(Image, '/b/wrist/image_raw')
     ee_pose = probe.publisher(PoseStamped, '/b/ee_pose')
     pixels = np.zeros((30, 20, 3), np.uint8)
     stamps = iter(range(10 * NS_PER_S, 10**15, 2 * DT_NS))
 
-    def differences():
+    def publish():
         stamp_ns = next(stamps)
         image.publish(messages.image_message(pixels, stamp_ns, ''))
         ee_pose.publish(messages.pose_message([0, 0, 0], [0, 0, 0, 1], stamp_ns, 'world_b'))
-        for msg in reports:
-            values = readings.diagnostics_values(msg, '/b/managed') or {}
-            if values.get('inputs_differ'):
-                return values['inputs_differ'].split('; ')
-        return None
 
+    probe.node.create_timer(0.02, publish)
     expected = [
         '/b/gripper_state: no message that can be used, expected one',
         '/b/wrist/image_raw: 30x20 pixels (height x width), expected 40x40 as in training',
         '/b/wrist/image_raw: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
         '/b/ee_pose: 10.0 Hz, expected at least 20.0 Hz, the rate of the policy',
         f"/b/ee_pose: frame_id world_b, expected {FRAME}, the arm's base_frame"]
-    assert sorted(probe.wait(differences, 'the report')) == sorted(expected)
+    values = probe.report('/b/managed', lambda values: values.get('inputs_differ')).values
+    assert sorted(values['inputs_differ'].split('; ')) == sorted(expected)
     for line in expected:
         assert process.log.count(line) == 1
     process.signal(signal.SIGINT)
